@@ -27,9 +27,9 @@ use crate::look::{Failure, bad_usage, shown, with_colon};
 use crate::say;
 
 /// The exit code if the lock is taken, or the tick ran before: `EX_TEMPFAIL` of sysexits.h.
-const TAKEN: u8 = 75;
+pub(crate) const TAKEN: u8 = 75;
 /// The exit code without a quorum of voters: `EX_UNAVAILABLE`.
-const NO_QUORUM: u8 = 69;
+pub(crate) const NO_QUORUM: u8 = 69;
 /// The exit code if the lock was lost, or the tick could not be marked.
 const LOST: u8 = 125;
 /// The exit codes of a shell if it cannot run a command, or finds none.
@@ -47,7 +47,7 @@ const KILLED_AT_MOST: Duration = Duration::from_secs(1);
 /// The interval at which the group is checked once its first process has ended.
 const GROUP_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest wait for the last datagrams.
-const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(1);
+pub(crate) const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(1);
 /// The bounds of `--wait`, `--grace` and `--keep-for`.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const SPAN_MAX: Duration = Duration::from_secs(366 * DAY_SECS);
@@ -165,7 +165,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         signals.map_err(|error| Failure(1, format!("no signal handlers: {error}")))?;
     let config = NodeConfig::read(args.config.as_deref(), &Overrides::default());
     let config = config.map_err(bad_usage)?;
-    let client = config.client(name(config.node_id()));
+    let client = config.client(name(config.node_id(), "exec"));
     let started = client.map_err(bad_usage)?.start().await;
     let mesh = started.map_err(|error| bad_usage(config.error(&error)))?;
     let done = match args.acquire(&mesh, &mut signals).await {
@@ -265,7 +265,13 @@ impl Args {
                     signal => job.send(signal),
                 },
                 () = guard.lost(), if matches!(ending, Ending::NotAsked) => {
-                    say(format!("{} was lost; the command is ended", shown(guard.key())));
+                    let key = shown(guard.key());
+                    say(match guard.revoked_by() {
+                        Some(by) => {
+                            format!("{key} was released by force by {}; the command is ended", shown(by))
+                        }
+                        None => format!("{key} was lost; the command is ended"),
+                    });
                     ending = job.end(self.grace);
                 }
                 () = sleep_until(wake) => match ending {
@@ -449,9 +455,9 @@ impl Signals {
 }
 
 /// Returns a name for a client beside `node`, which no other process has.
-fn name(node: Option<&str>) -> String {
+pub(crate) fn name(node: Option<&str>, command: &str) -> String {
     let random = RandomState::new().hash_one(std::process::id()) as u32;
-    let suffix = format!(".exec.{}.{random:08x}", std::process::id());
+    let suffix = format!(".{command}.{}.{random:08x}", std::process::id());
     let host = uname();
     let host = host.nodename().to_string_lossy();
     let mut name = node.unwrap_or(&host).to_owned();
@@ -460,7 +466,7 @@ fn name(node: Option<&str>) -> String {
 }
 
 /// Returns the error for a mesh of which no node has answered yet; `None` if one has.
-fn no_answer(mesh: &Mesh) -> Option<Failure> {
+pub(crate) fn no_answer(mesh: &Mesh) -> Option<Failure> {
     let status = mesh.status();
     let has_answered = |it: &MemberStatus| it.is_reachable || it.is_alive == Some(true);
     if status.members.iter().any(has_answered) {

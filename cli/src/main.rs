@@ -4,6 +4,8 @@
 #[cfg(unix)]
 mod exec;
 mod look;
+#[cfg(unix)]
+mod release;
 mod top;
 
 use std::fmt::Display;
@@ -45,6 +47,11 @@ enum Command {
     #[cfg(unix)]
     #[command(after_help = exec::EXIT_CODES)]
     Exec(exec::Args),
+    /// Free a lock that its holder does not release. Its guard reports the lock as lost, if it can be
+    /// reached. The voters keep the lock until its lease is over by the clock, and renew it no more.
+    #[cfg(unix)]
+    #[command(after_help = release::EXIT_CODES)]
+    Release(release::Args),
     /// Show the members of a running mesh, whether locks can be granted, and whether it is safe to
     /// restart one voter. Exit code: 0 all members vote, 3 some do not, 4 some keys cannot be locked,
     /// 1 no answer. With 0 it is safe, unless keys have only one or two voters: then it never is.
@@ -65,6 +72,8 @@ async fn main() -> ExitCode {
         Command::Node { config, overrides } => Ok(node::run(config.as_deref(), &overrides).await),
         #[cfg(unix)]
         Command::Exec(args) => exec::run(args).await,
+        #[cfg(unix)]
+        Command::Release(args) => release::run(&args).await,
         Command::Status(args) => look::status::run(&args).await,
         Command::Inspect(args) => look::inspect::run(&args).await,
         Command::Top(args) => top::run(&args).await,

@@ -19,19 +19,19 @@ const TAKEN: Option<i32> = Some(75);
 const NO_QUORUM: Option<i32> = Some(69);
 const LOST: Option<i32> = Some(125);
 
-fn secret() -> ClusterSecret {
+pub(super) fn secret() -> ClusterSecret {
     ClusterSecret::from_bytes([7; 32]).unwrap()
 }
 
 /// Three voters, with a configuration file for each.
-struct Voters {
+pub(super) struct Voters {
     mesh: LocalMesh,
-    files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl Voters {
     /// Starts them for the test of this name.
-    async fn start(test: &str) -> Self {
+    pub(super) async fn start(test: &str) -> Self {
         let mesh = LocalMesh::builder()
             .nodes(3)
             .secret(secret())
@@ -59,7 +59,7 @@ impl Voters {
 
     /// Returns `lockmesh exec` beside node `i`, with these options. A lease lasts a minute, so that
     /// a test that waits for its end fails.
-    fn exec(&self, i: usize, options: &[&str]) -> Command {
+    pub(super) fn exec(&self, i: usize, options: &[&str]) -> Command {
         let mut command = lockmesh(&["exec", "--config"]);
         command.arg(&self.files[i]).args(options);
         command
@@ -69,12 +69,12 @@ impl Voters {
         command
     }
 
-    fn node(&self) -> Mesh {
+    pub(super) fn node(&self) -> Mesh {
         self.mesh.node(0)
     }
 
     /// Leaves one of three voters.
-    async fn lose_quorum(&self) {
+    pub(super) async fn lose_quorum(&self) {
         self.mesh.crash(1).await;
         self.mesh.crash(2).await;
     }
@@ -89,12 +89,12 @@ impl Voters {
 }
 
 /// Adds a shell script as the command.
-fn sh<'a>(command: &'a mut Command, script: &str) -> &'a mut Command {
+pub(super) fn sh<'a>(command: &'a mut Command, script: &str) -> &'a mut Command {
     command.args(["--", "sh", "-c", script])
 }
 
 /// Waits for the end of a command.
-async fn ends(command: &mut Command) -> Output {
+pub(super) async fn ends(command: &mut Command) -> Output {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -109,13 +109,13 @@ async fn ends_of(child: Child) -> Output {
 }
 
 /// A command that runs, and the lines that its script prints.
-struct Running {
+pub(super) struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(super) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -126,19 +126,19 @@ impl Running {
     }
 
     /// Reads a line of the script.
-    fn line(&mut self) -> String {
+    pub(super) fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for the end. Returns the rest of what the script printed, sorted by line, and the exit
     /// code and the errors.
-    async fn ends(self) -> (Vec<String>, Output) {
+    pub(super) async fn ends(self) -> (Vec<String>, Output) {
         let Self { child, mut lines } = self;
         let reads = tokio::task::spawn_blocking(move || {
             let mut rest = String::new();

@@ -8,4 +8,6 @@ mod keygen;
 mod look;
 mod node;
 #[cfg(unix)]
+mod release;
+#[cfg(unix)]
 mod rotation;
