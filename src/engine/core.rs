@@ -526,12 +526,12 @@ impl Core {
             }
             Output::Inspected { id, inspection } => {
                 if let Some(notify) = self.inspections.remove(&id) {
-                    self.notices.push(Notice::Inspected(notify, inspection));
+                    self.notices.push(Notice::Inspected(notify, *inspection));
                 }
             }
             Output::Revoked { id, revocation } => {
                 if let Some(notify) = self.revocations.remove(&id) {
-                    self.notices.push(Notice::Revoked(notify, revocation));
+                    self.notices.push(Notice::Revoked(notify, *revocation));
                 }
             }
             Output::Persist { number, bytes } => self.persist(clock.now(), number, &bytes),

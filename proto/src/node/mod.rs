@@ -160,14 +160,14 @@ pub enum Output {
         /// Its id, as [`Node::inspect`] returned it.
         id: InspectId,
         /// Its result.
-        inspection: Inspection,
+        inspection: Box<Inspection>,
     },
     /// A revocation is done.
     Revoked {
         /// Its id, as [`Node::revoke`] returned it.
         id: RevokeId,
         /// Its outcome.
-        revocation: Revocation,
+        revocation: Box<Revocation>,
     },
     /// Everything is drained. Call [`Node::handle_timeout`] at this instant; `None` sets no timer.
     Timeout(Option<Instant>),
@@ -477,10 +477,14 @@ impl Node {
         let voter = self.voter.as_ref().and_then(Voter::next_timeout);
         let claimant = self.claimant.next_timeout();
         let inspector = self.inspector.next_timeout();
-        let revoker = self.revoker.next_timeout();
         let handovers = self.handovers.next_timeout();
         let twin = self.next_look_at_twin();
-        earliest([voter, claimant, inspector, revoker, handovers, twin])
+        let next = earliest([voter, claimant, inspector, handovers, twin]);
+        // This runs in each drain, and a revocation hardly ever.
+        match self.revoker.len() {
+            0 => next,
+            _ => earliest([next, self.revoker.next_timeout()]),
+        }
     }
 
     /// Handles a datagram that was received from `from`.
@@ -792,14 +796,8 @@ impl Node {
             voter_set: head.voter_set,
         };
         self.handovers.hear(&head.from, head.incarnation);
-        match self.hear(now, &head, from) {
-            Heard::Again | Heard::NewIncarnation => {
-                // A peer that speaks the oldest version may read a newer one.
-                if version > PROTOCOL_VERSION_MIN {
-                    self.peers
-                        .note_version(&head.from, head.incarnation, version);
-                }
-            }
+        match self.hear(now, &head, (version, from)) {
+            Heard::Again | Heard::NewIncarnation => {}
             Heard::Outdated { seen, is_told } => {
                 self.take_outdated(now, (&head, from), is_told.then_some(seen), messages);
                 return Err(DropReason::OutdatedIncarnation);
@@ -827,12 +825,12 @@ impl Node {
         Ok(())
     }
 
-    /// Records the sender of a datagram and its incarnation.
-    fn hear(&mut self, now: Now, head: &DatagramHead, addr: SocketAddr) -> Heard {
+    /// Records the sender of a datagram, its incarnation, version and address.
+    fn hear(&mut self, now: Now, head: &DatagramHead, (version, addr): (u8, SocketAddr)) -> Heard {
         let (claimant, voter) = (&self.claimant, &self.voter);
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
-        let incarnation = (head.incarnation, addr);
+        let incarnation = (version, head.incarnation, addr);
         let hearing = self.peers.hear(now.mono, &head.from, incarnation, knew);
         let Hearing { heard, over, asks } = hearing;
         if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
@@ -1091,6 +1089,7 @@ impl Node {
     /// Sends what is due for revocations, and reports those that are done.
     fn advance_revocations(&mut self, now: Now) {
         for (id, revocation) in self.revoker.advance(now, &mut self.effects) {
+            let revocation = Box::new(revocation);
             self.outputs.push_back(Output::Revoked { id, revocation });
         }
     }
@@ -1205,6 +1204,7 @@ impl Node {
 
     fn finish_inspections(&mut self, now: Now) {
         for (id, inspection) in self.inspector.finished(now) {
+            let inspection = Box::new(inspection);
             self.outputs.push_back(Output::Inspected { id, inspection });
         }
     }

@@ -169,14 +169,14 @@ impl Peers {
         known.map_or_else(|| name.to_id(), |(node, _)| node.clone())
     }
 
-    /// Records a datagram of `node` in this incarnation and from this address. `knew` returns
-    /// `true` if this node has leases or a memory of votes. It is called only for the first
+    /// Records a datagram of `node` in this version and incarnation, and from this address. `knew`
+    /// returns `true` if this node has leases or a memory of votes. It is called only for the first
     /// datagram of `node`.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
         node: &NodeId,
-        (incarnation, addr): (Incarnation, SocketAddr),
+        (version, incarnation, addr): (u8, Incarnation, SocketAddr),
         knew: impl FnOnce() -> bool,
     ) -> Hearing {
         if !self.has_room_for(node) {
@@ -200,14 +200,11 @@ impl Peers {
             Heard::Outdated { .. } | Heard::TooMany => return word,
         }
         known.addresses.hear(addr, incarnation);
-        word
-    }
-
-    /// Records the version of a datagram of `node` in this incarnation.
-    pub(crate) fn note_version(&mut self, node: &NodeId, incarnation: Incarnation, version: u8) {
-        if let Some(known) = self.known.get_mut(node) {
+        // A peer that speaks the oldest version may read a newer one.
+        if version > PROTOCOL_VERSION_MIN {
             known.note_version(incarnation, version);
         }
+        word
     }
 
     /// Records an answer of `node` to a challenge. Returns both incarnations if both have answered.
@@ -355,7 +352,11 @@ mod tests {
 
     /// Records a datagram of a node in an incarnation, from a port.
     fn hear(peers: &mut Peers, name: &str, incarnation: u64, port: u16, knew: bool) -> Heard {
-        let from = (Incarnation::new(incarnation), addr(port));
+        let from = (
+            PROTOCOL_VERSION_MIN,
+            Incarnation::new(incarnation),
+            addr(port),
+        );
         peers.hear(Instant::ZERO, &node(name), from, || knew).heard
     }
 

@@ -613,7 +613,7 @@ pub(crate) fn largest_messages() -> Vec<Message> {
         })),
         Message::Revoked(Box::new(Revoked {
             key: key.clone(),
-            claim,
+            claim: claim.clone(),
             is_kept: true,
             remaining: ttl,
             is_over: true,

@@ -102,7 +102,7 @@ impl Asker {
 
 fn inspected(outputs: Vec<Output>) -> Vec<(InspectId, Inspection)> {
     let inspected = outputs.into_iter().map(|output| match output {
-        Output::Inspected { id, inspection } => (id, inspection),
+        Output::Inspected { id, inspection } => (id, *inspection),
         output => panic!("{output:?}"),
     });
     inspected.collect()

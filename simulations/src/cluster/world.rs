@@ -481,7 +481,7 @@ impl World {
                 Output::Persist { number, bytes } => self.persist(host, number, &bytes),
                 Output::Transmit { to, bytes } => self.transmit(host, to, bytes),
                 Output::Event(event) => events.push(event),
-                Output::Revoked { id, revocation } => revoked.push((id, revocation)),
+                Output::Revoked { id, revocation } => revoked.push((id, *revocation)),
                 Output::Gossip { .. }
                 | Output::Answer { .. }
                 | Output::Inspected { .. }

@@ -134,5 +134,6 @@ fn ended(how: Option<End>, other: &'static str) -> &'static str {
         Some(End::Done) => "its key was marked",
         Some(End::Crashed) => "its process crashed",
         Some(End::ShutDown) => "its process was shut down",
+        Some(End::Revoked) => "an operator freed its lock",
     }
 }
