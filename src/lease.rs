@@ -229,12 +229,12 @@ mod tests {
     #[test]
     fn revoked_lease_names_who_did_it() {
         let ann = || Note::new("ann").unwrap();
-        let lease = lease(Duration::from_secs(60));
-        lease.revoke(ann());
-        assert!(!lease.is_held());
-        assert_eq!(lease.revoked_by(), Some(&ann()));
+        let held = lease(Duration::from_secs(60));
+        held.revoke(ann());
+        assert!(!held.is_held());
+        assert_eq!(held.revoked_by(), Some(&ann()));
         // One that had ended before was not.
-        let over = super::tests::lease(Duration::ZERO);
+        let over = lease(Duration::ZERO);
         over.revoke(ann());
         assert_eq!(over.revoked_by(), None);
     }

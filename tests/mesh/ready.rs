@@ -268,7 +268,7 @@ async fn voter_is_ready_once_it_has_read_marks() {
     let cluster = cluster.start().await.unwrap();
     for tick in 0..2 {
         let node = cluster.node(0);
-        node.once("job", tick).run(async |_| ()).await.unwrap();
+        let _ = node.once("job", tick).run(async |_| ()).await.unwrap();
     }
     let node = cluster.node(1);
     until("it has the marks", || node.status().voter_marks == 2).await;

@@ -101,7 +101,7 @@ impl World {
         if how == End::Lost {
             self.see_lapse(host, &ongoing);
         }
-        if let (End::Crashed | End::ShutDown, true, Some(until)) =
+        if let (End::Crashed | End::ShutDown | End::Revoked, true, Some(until)) =
             (how, ongoing.outlives, ongoing.until)
         {
             self.hosts[host].left.push((ongoing.request, until));
