@@ -1,6 +1,7 @@
 //! **M6 a lock through the trait lasts its ttl** (`docs/protocol.md`, section 1): a key granted to
 //! a claim that outlives its process is granted to no other claim before the reported end. Only a
-//! release ends it sooner. Judged if clocks keep `max_drift`.
+//! release ends it sooner. Judged if clocks keep `max_drift`, until a voter that changed its settings
+//! reports that too few others could name the old ones (section 6).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +52,8 @@ impl Outliving {
                     self.granted.insert(key, (*request, *until));
                 }
                 let (other, until) = earlier.filter(|(other, _)| other != request)?;
-                (at < until && history.terms.clocks_kept).then(|| {
+                let is_judged = history.terms.clocks_kept && !history.leans_on_settings;
+                (at < until && is_judged).then(|| {
                     format!(
                         "key {key}: request {request} got it {} ms before the end of request \
                          {other}, which outlives its process",
