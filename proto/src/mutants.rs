@@ -252,8 +252,6 @@ mutants! {
     RevokedSessionGoesOn,
     /// A revoke also ends the vote of a later claim for the key.
     RevokedByKeyAlone,
-    /// A voter votes for a revoked claim again once its vote has expired.
-    RevokedClaimVotedForAgain,
 }
 
 #[cfg(lockmesh_mutants)]

@@ -192,7 +192,7 @@ impl Voter {
         if !holds && self.answer_done(cx, &msg.key, &msg.claim) {
             return;
         }
-        if self.revoked.has(&msg.claim) && (holds || !mistaken!(RevokedClaimVotedForAgain)) {
+        if self.revoked.has(&msg.claim) {
             return self.answer_revoked(cx, at, msg);
         }
         let entry = QueueEntry::new(now.mono, msg, cx.timing.max_ttl);
