@@ -605,9 +605,10 @@ pub enum RevokeError {
         /// The epoch that was asked for.
         epoch: Option<Epoch>,
     },
-    /// Too few voters answered, and the holder did not. Those that answered renew the claim no more,
-    /// so a second call goes on.
-    #[error("only {confirmed} of {voters} voters answered, and the holder did not")]
+    /// Too few voters confirmed, and the holder did not answer. Those that confirmed renew the claim no
+    /// more, so a second call goes on. A voter confirms nothing while it is in recovery, or remembers
+    /// 1,024 revoked claims that may not be over.
+    #[error("only {confirmed} of {voters} voters confirmed, and the holder did not answer")]
     NoQuorum {
         /// The number of voters that renew the claim no more.
         confirmed: usize,

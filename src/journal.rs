@@ -358,6 +358,7 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
             new.write_all(&bytes)?;
             new.sync_all()?;
             install(dir)?;
+            sync_name(dir)?;
             journal = new;
         }
     }
@@ -402,16 +403,28 @@ fn open(dir: &Path, opening: Opening) -> Result<Opened, DataDirError> {
 /// Creates a directory that is missing, and those above it, and syncs their names: a file that was
 /// synced is lost with its directory.
 fn create_dir(dir: &Path) -> io::Result<()> {
-    let parent = match dir.parent() {
-        _ if dir.is_dir() => return Ok(()),
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    create_dir(parent)?;
+    if dir.is_dir() {
+        return Ok(());
+    }
+    create_dir(parent_of(dir))?;
     match fs::create_dir(dir) {
         Err(error) if !dir.is_dir() => Err(error),
-        _ => sync_dir(parent),
+        _ => sync_dir(parent_of(dir)),
     }
+}
+
+/// Syncs the name of a directory that exists. A process that created it may have ended before it did
+/// so. The directory above may be one that this process must not read.
+fn sync_name(dir: &Path) -> io::Result<()> {
+    match sync_dir(parent_of(dir)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+fn parent_of(dir: &Path) -> &Path {
+    let parent = dir.parent().filter(|it| !it.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new("."))
 }
 
 /// Locks the directory for this process.

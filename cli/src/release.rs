@@ -100,6 +100,7 @@ impl Args {
             "node": claim.node,
             "epoch": claim.epoch.get().to_string(),
             "voters": claim.confirmed,
+            "is_confirmed": claim.is_confirmed,
             "is_holder_notified": claim.is_holder_notified,
             "remaining_ms": millis(claim.remaining),
         })
@@ -112,11 +113,14 @@ impl Args {
             true => "its guard reports that it is lost",
             false => "the holder did not answer, and holds it until its lease is over",
         };
+        let end = match claim.is_confirmed {
+            true => format!("free in {} ms at the latest", millis(claim.remaining)),
+            false => "that is no quorum, so other votes may last longer; run it again".to_owned(),
+        };
+        let confirmed = claim.confirmed.len();
         format!(
-            "{key}: taken from {node}, epoch {epoch}\n  {told}\n  {} voters renew it no more\n  \
-             free in {} ms at the latest\n",
-            claim.confirmed.len(),
-            millis(claim.remaining)
+            "{key}: taken from {node}, epoch {epoch}\n  {told}\n  {confirmed} voters renew it no \
+             more\n  {end}\n"
         )
     }
 }

@@ -477,6 +477,9 @@ pub enum NoteMessage {
 /// gives it again. The holder reports that its lease is lost.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Revoke {
+    /// Chosen by the sender and echoed in the reply, so that a reply to an earlier `Revoke` does not
+    /// count. Zero if a voter passes the message on.
+    pub nonce: u64,
     /// The key.
     pub key: Key,
     /// The claim. It is named, so that a late message never ends a later claim.
@@ -490,6 +493,8 @@ pub struct Revoke {
 /// The reply to a [`Revoke`].
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Revoked {
+    /// The nonce of the `Revoke`.
+    pub nonce: u64,
     /// The key.
     pub key: Key,
     /// The claim.

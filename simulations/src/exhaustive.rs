@@ -500,6 +500,7 @@ impl Search {
             return;
         };
         let revoke = Message::Revoke(Box::new(Revoke {
+            nonce: 1,
             key: self.key.clone(),
             claim: claim.clone(),
             by: Note::new("operator").expect("a short note"),

@@ -666,6 +666,7 @@ impl Node {
         let who = (by, self.id.clone());
         let (revoker, out) = (&mut self.revoker, &mut self.effects);
         let id = revoker.begin(now, (key, epoch), who, voters, spans, out);
+        self.advance_revocations(now);
         self.route(now);
         id
     }
@@ -1076,6 +1077,7 @@ impl Node {
         let revoked = match &mut self.voter {
             Some(voter) => voter.handle_revoke(now, revoke, is_over, &mut self.effects),
             None => Revoked {
+                nonce: revoke.nonce,
                 key: revoke.key.clone(),
                 claim: revoke.claim.clone(),
                 is_kept: false,
@@ -1526,7 +1528,8 @@ impl Node {
         let version = version.min(self.speaks);
         if version < PROTOCOL_VERSION {
             let unread = messages.extract_if(.., |message| message.version() > version);
-            for _ in unread {
+            // Notes are advice, and may come with each claim. Their loss is no reason for an alert.
+            for _ in unread.filter(|message| !matches!(message, Message::Note(_))) {
                 self.traffic.drop_one(DropReason::Version);
             }
         }

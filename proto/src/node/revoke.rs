@@ -51,8 +51,12 @@ pub struct RevokedClaim {
     pub confirmed: Vec<NodeId>,
     /// `true` if the claim's node has answered: its guard reports that the lock is lost.
     pub is_holder_notified: bool,
-    /// The longest time until a vote for it expires, of the voters that answered. Nobody is granted
-    /// the key before, unless its holder releases it.
+    /// `true` if a quorum of the key's voters renews it no more, so that the lease ends although the
+    /// holder may not know.
+    pub is_confirmed: bool,
+    /// The longest time until a vote for it expires, of the voters that answered. If
+    /// [`is_confirmed`](Self::is_confirmed), the key is free then at the latest. It is free sooner if
+    /// the holder releases it.
     pub remaining: Duration,
 }
 
@@ -60,8 +64,7 @@ impl Revocation {
     /// Returns `true` if a quorum of the key's voters renews the claim no more.
     #[must_use]
     pub fn has_quorum(&self) -> bool {
-        let confirmed = self.claim.as_ref().map_or(0, |claim| claim.confirmed.len());
-        confirmed >= quorum(self.voters)
+        self.claim.as_ref().is_some_and(|claim| claim.is_confirmed)
     }
 }
 
@@ -105,6 +108,8 @@ struct Running {
 pub(crate) struct Revoker {
     next: u64,
     running: BTreeMap<u64, Running>,
+    /// Those that were ended before their time, since there were too many.
+    ended: Vec<(RevokeId, Revocation)>,
 }
 
 impl Revoker {
@@ -113,6 +118,7 @@ impl Revoker {
             // Apart from the nonces of inspections.
             next: (seed >> 1) | 1 << 63,
             running: BTreeMap::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -132,9 +138,9 @@ impl Revoker {
         self.next = self.next.wrapping_add(1);
         let nonce = self.next;
         if self.running.len() >= REVOCATIONS_MAX
-            && let Some(mut oldest) = self.running.first_entry()
+            && let Some((oldest, running)) = self.running.pop_first()
         {
-            oldest.get_mut().until = Instant::ZERO;
+            self.ended.push((RevokeId(oldest), running.conclude()));
         }
         let mut running = Running {
             key: key.clone(),
@@ -170,13 +176,12 @@ impl Revoker {
     }
 
     pub(crate) fn handle_revoked(&mut self, from: &NodeId, msg: &Revoked) {
-        for running in self.running.values_mut() {
-            if running.voters.contains(from)
-                && let Phase::Revokes { claim, replies, .. } = &mut running.phase
-                && *claim == msg.claim
-            {
-                replies.insert(from.clone(), msg.clone());
-            }
+        if let Some(running) = self.running.get_mut(&msg.nonce)
+            && running.voters.contains(from)
+            && let Phase::Revokes { claim, replies, .. } = &mut running.phase
+            && *claim == msg.claim
+        {
+            replies.insert(from.clone(), msg.clone());
         }
     }
 
@@ -189,8 +194,8 @@ impl Revoker {
         let done = self
             .running
             .extract_if(.., |_, running| running.is_done(now));
-        done.map(|(nonce, running)| (RevokeId(nonce), running.conclude()))
-            .collect()
+        let done = done.map(|(nonce, running)| (RevokeId(nonce), running.conclude()));
+        self.ended.drain(..).chain(done).collect()
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
@@ -248,6 +253,7 @@ impl Running {
                     Message::Inspect(Inspect { nonce, key })
                 }
                 Phase::Revokes { claim, .. } => Message::Revoke(Box::new(Revoke {
+                    nonce,
                     key: key.clone(),
                     claim: claim.clone(),
                     by: self.by.clone(),
@@ -285,7 +291,8 @@ impl Running {
 
     fn conclude(self) -> Revocation {
         let (answered, claim) = match self.phase {
-            Phase::Looks { reports, .. } => (reports.len(), None),
+            // Nothing is known yet.
+            Phase::Looks { .. } => (0, None),
             Phase::NotHeld { answered } => (answered, None),
             Phase::Revokes {
                 claim,
@@ -294,10 +301,12 @@ impl Running {
                 replies,
             } => {
                 let kept = replies.iter().filter(|(_, reply)| reply.is_kept);
+                let confirmed: Vec<NodeId> = kept.map(|(voter, _)| voter.clone()).collect();
                 let claim = RevokedClaim {
                     node: claim.node,
                     epoch,
-                    confirmed: kept.map(|(voter, _)| voter.clone()).collect(),
+                    is_confirmed: confirmed.len() >= quorum(self.voters.len()),
+                    confirmed,
                     is_holder_notified: replies.values().any(|reply| reply.is_over),
                     remaining: replies
                         .values()

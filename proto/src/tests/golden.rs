@@ -273,12 +273,14 @@ fn marks() -> Vec<Message> {
             is_whole: true,
         })),
         Message::Revoke(Box::new(Revoke {
+            nonce: 0x0100_0000_0000_0000,
             key: key(),
             claim: claim(),
             by: Note::new("ann@ops").unwrap(),
             through: node("n3"),
         })),
         Message::Revoked(Box::new(Revoked {
+            nonce: 0x0100_0000_0000_0000,
             key: key(),
             claim: claim(),
             is_kept: true,

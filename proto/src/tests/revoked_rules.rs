@@ -8,6 +8,7 @@ const NOTHING: [&str; 0] = [];
 
 fn revoke_of(claim: ClaimId) -> Revoke {
     Revoke {
+        nonce: 7,
         key: key(),
         claim,
         by: Note::new("ann").unwrap(),
@@ -157,6 +158,14 @@ fn revoked_claims_are_bounded() {
         let (.., is_kept) = booth.revokes(10, own(seq));
         assert_eq!(is_kept, seq < 2 + 1_024);
     }
+    // The holder is told nevertheless.
+    let (sent, _, is_kept) = booth.revokes(10, id("b"));
+    assert!(!is_kept);
+    assert_eq!(sent, ["b Revoke #1 by ann"]);
+    // A claim that is over at its own node makes room.
+    booth.voter.note_over(&own(2));
+    assert!(booth.revokes(10, id("b")).2);
+    assert!(!booth.revokes(10, id("c")).2);
     let (.., is_kept) = booth.revokes(10 + 61_200, id("a"));
     assert!(is_kept);
 }

@@ -52,8 +52,8 @@ impl RevokedClaims {
         }
     }
 
-    /// Remembers a claim. Returns `None` if there is no room; otherwise the entry, and `true` if it is
-    /// new.
+    /// Remembers a claim. Returns `None` if there are too many that may not be over; otherwise the
+    /// entry, and `true` if it is new.
     fn keep(
         &mut self,
         now: Now,
@@ -63,10 +63,16 @@ impl RevokedClaims {
         self.forget_old(now);
         let is_new = !self.0.contains_key(&revoke.claim);
         if is_new && self.0.len() >= REVOKED_MAX {
-            return None;
+            // A claim that is over at its own node asks for no vote.
+            let over = self.0.iter().find(|(_, entry)| entry.is_over);
+            let over = over.map(|(claim, _)| claim.clone())?;
+            self.0.remove(&over);
         }
         let entry = self.0.entry(revoke.claim.clone()).or_insert_with(|| Entry {
-            revoke: Box::new(revoke.clone()),
+            revoke: Box::new(Revoke {
+                nonce: 0,
+                ..revoke.clone()
+            }),
             until: Instant::ZERO,
             is_over: false,
         });
@@ -86,6 +92,7 @@ impl Voter {
         out: &mut Effects,
     ) -> Revoked {
         let mut reply = Revoked {
+            nonce: msg.nonce,
             key: msg.key.clone(),
             claim: msg.claim.clone(),
             is_kept: false,
@@ -102,6 +109,14 @@ impl Voter {
         // of their votes is over, none of them may vote for the claim again.
         let keep_for = cx.timing.quarantine() * 2;
         let Some((entry, is_new)) = self.revoked.keep(now, msg, keep_for) else {
+            if msg.claim.node != self.me {
+                let revoke = Revoke {
+                    nonce: 0,
+                    ..msg.clone()
+                };
+                cx.out
+                    .send(&msg.claim.node, Message::Revoke(Box::new(revoke)));
+            }
             return reply;
         };
         entry.is_over |= is_over;

@@ -344,9 +344,11 @@ fn any_note(
 fn any_revoke(
     claims: impl Strategy<Value = ClaimId> + Clone + 'static,
 ) -> impl Strategy<Value = Message> {
-    let revoke = (any_key(), claims.clone(), any_node_id()).prop_map(|(key, claim, through)| {
+    let revoke = (number(), any_key(), claims.clone(), any_node_id());
+    let revoke = revoke.prop_map(|(nonce, key, claim, through)| {
         let by = Note::new(through.as_str()).unwrap();
         Message::Revoke(Box::new(Revoke {
+            nonce,
             key,
             claim,
             by,
@@ -354,8 +356,10 @@ fn any_revoke(
         }))
     });
     let flags = (any::<bool>(), any::<bool>());
-    let revoked = (any_key(), claims, span(), flags).prop_map(|(key, claim, remaining, flags)| {
+    let revoked = (number(), any_key(), claims, span(), flags);
+    let revoked = revoked.prop_map(|(nonce, key, claim, remaining, flags)| {
         Message::Revoked(Box::new(Revoked {
+            nonce,
             key,
             claim,
             is_kept: flags.0,
@@ -606,12 +610,14 @@ pub(crate) fn largest_messages() -> Vec<Message> {
             remaining: ttl,
         }),
         Message::Revoke(Box::new(Revoke {
+            nonce,
             key: key.clone(),
             claim: claim.clone(),
             by: Note::new("n".repeat(NOTE_BYTES_MAX)).unwrap(),
             through: node.clone(),
         })),
         Message::Revoked(Box::new(Revoked {
+            nonce,
             key: key.clone(),
             claim: claim.clone(),
             is_kept: true,
