@@ -119,5 +119,5 @@ async fn release_without_quorum_says_so() {
     let output = ends(command.env("LOCKMESH_SECRET", secret().to_base64())).await;
     assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("of 3 voters answered"), "{said}");
+    assert!(said.contains("of 3 voters confirmed"), "{said}");
 }
