@@ -3,7 +3,8 @@
 //!
 //! A voter that resumes, or comes back without its memory, has forgotten the claim. One that lost its
 //! memory after the quorum had confirmed comes back only after the lease is over. Judged if clocks
-//! keep `max_drift`, and only with one voter set.
+//! keep `max_drift`, and only with one voter set. Judged are claims that are granted by then: facts
+//! name a claim by its epoch, and the request of a pending claim goes on under the same epoch.
 
 use std::collections::BTreeMap;
 
@@ -58,10 +59,11 @@ impl Revoked {
                     return None;
                 }
                 let ends = *ends;
-                self.claims.insert((*key, *claim), Ending { voters, ends });
                 let mut open = history.open.values();
                 let held = open.find(|it| it.key == *key && (it.host, it.epoch) == *claim)?;
-                return self.too_long(*key, *claim, held.until?, history);
+                let until = held.until?;
+                self.claims.insert((*key, *claim), Ending { voters, ends });
+                return self.too_long(*key, *claim, until, history);
             }
             Fact::Granted {
                 request,
