@@ -121,16 +121,17 @@ impl Node {
 
     /// Returns the other members, those first that started last: in a rolling restart the others
     /// are restarted next. Nodes that gossip reports as dead are left out, since the handover would
-    /// wait for them.
+    /// wait for them. Gossip may still report the incarnation before a restart.
     fn reachable_voters(&self) -> Vec<NodeId> {
         let members = self.voter_set.members().iter();
-        let is_dead = |node: &NodeId| {
+        let is_dead = |(heard, node): &(Incarnation, NodeId)| {
             let peer = self.view.peers.get(node);
-            peer.is_some_and(|peer| !peer.alive)
+            peer.is_some_and(|peer| !peer.alive && peer.incarnation >= *heard)
         };
         let mut others: Vec<_> = members
-            .filter(|node| **node != self.id && !is_dead(node))
+            .filter(|node| **node != self.id)
             .map(|node| (self.peers.memory_of(node).1, node.clone()))
+            .filter(|other| !is_dead(other))
             .collect();
         others.sort_by(|a, b| b.cmp(a));
         others.into_iter().map(|(_, node)| node).collect()

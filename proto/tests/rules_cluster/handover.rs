@@ -92,6 +92,39 @@ fn rolling_restart_loses_neither_votes_nor_locks() {
     }
 }
 
+/// Gossip is late: it still reports the incarnations before the restarts, and they are dead.
+#[test]
+fn voters_that_just_restarted_are_keepers() {
+    let mut cluster = Cluster::new(3, 3, 1);
+    let mut view = cluster.view();
+    for seat in [0, 1] {
+        let id = cluster.node(seat).id().clone();
+        view.peers.get_mut(&id).unwrap().alive = false;
+        assert_eq!(shut_down(&mut cluster, seat).len(), 1);
+        cluster.start(seat, Start::Recovering);
+        cluster.run_for(RESUME);
+        assert!(took_up(&cluster, seat));
+    }
+    cluster.with(2, |node, now| node.handle_view(now, &view));
+    assert_eq!(shut_down(&mut cluster, 2).len(), 1);
+    cluster.start(2, Start::Recovering);
+    cluster.run_for(RESUME);
+    assert!(took_up(&cluster, 2));
+}
+
+/// A shutdown does not wait for voters whose newest incarnation gossip reports as dead.
+#[test]
+fn dead_voters_are_not_asked_for_tokens() {
+    let mut cluster = Cluster::new(3, 3, 1);
+    (0..2).for_each(|seat| cluster.crash(seat));
+    let mut view = cluster.view();
+    view.peers.values_mut().for_each(|peer| peer.alive = false);
+    cluster.with(2, |node, now| node.handle_view(now, &view));
+    let before = cluster.time;
+    assert!(shut_down(&mut cluster, 2).is_empty());
+    assert_eq!(cluster.time, before);
+}
+
 #[test]
 fn crash_without_handover_costs_a_quarantine() {
     let mut cluster = Cluster::new(3, 3, 1);
