@@ -104,6 +104,26 @@ async fn release_without_force_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn release_that_only_the_holder_confirms_names_no_end() {
+    let voters = Voters::start("unconfirmed").await;
+    let mut command = voters.exec(0, &["report"]);
+    command.env("LOCKMESH_TTL", "30s");
+    let mut job = Running::start(sh(&mut command, "echo runs; exec sleep 60"));
+    assert_eq!(job.line(), "runs");
+    voters.lose_quorum().await;
+    let mut command = lockmesh(&["release", "report", "--force", "--patience-ms", "2000"]);
+    command.arg("--config").arg(&voters.files[0]);
+    let output = ends(command.env("LOCKMESH_SECRET", secret().to_base64())).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("1 voters renew it no more"), "{said}");
+    assert!(said.contains("that is no quorum"), "{said}");
+    assert!(!said.contains("free in"), "{said}");
+    let (_, output) = within("the command ends", job.ends()).await;
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn release_without_quorum_says_so() {
     let voters = Voters::start("unreleased").await;
     voters.lose_quorum().await;

@@ -325,3 +325,106 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Incarnation;
+    use crate::message::ReportedVote;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn claim() -> ClaimId {
+        ClaimId {
+            node: node("a"),
+            incarnation: Incarnation::new(1),
+            seq: 1,
+        }
+    }
+
+    fn begin(revoker: &mut Revoker, out: &mut Effects) -> RevokeId {
+        let voters = ["v1", "v2", "v3"].map(node).to_vec();
+        let (key, who) = (
+            Key::new("k").unwrap(),
+            (Note::new("ann").unwrap(), node("ops")),
+        );
+        let spans = (PATIENCE, Duration::from_millis(1));
+        revoker.begin(Now::default(), (&key, None), who, voters, spans, out)
+    }
+
+    fn report(revoker: &mut Revoker, id: RevokeId, from: &str) {
+        let vote = ReportedVote {
+            claim: claim(),
+            epoch: Epoch::new(5),
+            granted: true,
+            remaining: PATIENCE,
+        };
+        let report = Report {
+            nonce: id.0,
+            vote: Some(vote),
+            waiters: Vec::new(),
+            waiting: 0,
+            fence: Epoch::ZERO,
+            is_recovering: false,
+        };
+        revoker.handle_report(Now::default(), &node(from), report);
+    }
+
+    fn revoked(nonce: u64) -> Revoked {
+        Revoked {
+            nonce,
+            key: Key::new("k").unwrap(),
+            claim: claim(),
+            is_kept: true,
+            remaining: PATIENCE,
+            is_over: false,
+        }
+    }
+
+    #[test]
+    fn reply_to_earlier_revoke_confirms_nothing() {
+        let (mut revoker, mut out) = (Revoker::new(1), Effects::default());
+        let earlier = begin(&mut revoker, &mut out);
+        let later = Now {
+            mono: Instant::ZERO.after(PATIENCE),
+            ..Now::default()
+        };
+        assert_eq!(revoker.advance(later, &mut out).len(), 1);
+        let id = begin(&mut revoker, &mut out);
+        ["v1", "v2"]
+            .iter()
+            .for_each(|voter| report(&mut revoker, id, voter));
+        assert!(revoker.advance(Now::default(), &mut out).is_empty());
+        revoker.handle_revoked(&node("v1"), &revoked(earlier.0));
+        revoker.handle_revoked(&node("v2"), &revoked(0));
+        revoker.handle_revoked(&node("v3"), &revoked(id.0));
+        let [(_, revocation)] = &revoker.advance(later, &mut out)[..] else {
+            panic!("one ends");
+        };
+        let claim = revocation.claim.as_ref().unwrap();
+        assert_eq!(claim.confirmed, [node("v3")]);
+        assert!(!claim.is_confirmed && !revocation.has_quorum());
+    }
+
+    #[test]
+    fn running_revocations_are_bounded_and_evicted_ones_know_nothing() {
+        let (mut revoker, mut out) = (Revoker::new(1), Effects::default());
+        let first = begin(&mut revoker, &mut out);
+        ["v1", "v2"]
+            .iter()
+            .for_each(|voter| report(&mut revoker, first, voter));
+        for _ in 0..REVOCATIONS_MAX {
+            begin(&mut revoker, &mut out);
+        }
+        assert_eq!(revoker.len(), REVOCATIONS_MAX);
+        let [(id, revocation)] = &revoker.advance(Now::default(), &mut out)[..] else {
+            panic!("one is evicted");
+        };
+        assert_eq!((*id, revocation.answered), (first, 0));
+        assert_eq!(revocation.claim, None);
+    }
+}

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lockmesh_proto::testing::*;
-use lockmesh_proto::{Event, Message, Note, Request, Start};
+use lockmesh_proto::{DropReason, Event, Message, Note, Request, Start};
 
 use super::marks::{once, run_tick};
 
@@ -121,6 +121,14 @@ fn notes_pass_by_old_voters() {
     let named = named.unwrap();
     assert_eq!(named.note, Some(note));
     assert!(named.held_for > ms(5_900), "{named:?}");
+    // A note that is not sent is no datagram that was lost.
+    let unsent = |seat| {
+        cluster
+            .node(seat)
+            .traffic()
+            .dropped_for(DropReason::Version)
+    };
+    assert_eq!([0, 1, 2, 3].map(unsent), [0; 4]);
     check_old(&seen.borrow(), 0);
     check_readable(&seen.borrow());
 }

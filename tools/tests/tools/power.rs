@@ -165,7 +165,19 @@ fn synced_journal_has_each_told_grant() {
     assert!(judged.status.success(), "{said}");
 }
 
-/// The test above would find a voter that does not sync its votes.
+/// A first start was interrupted after it had created the directory, and before it synced its name.
+#[test]
+fn directory_of_interrupted_start_survives_a_power_cut() {
+    let Some(mut voter) = Voter::new("power-interrupted", "machine", IgnoredSyncs::None) else {
+        return;
+    };
+    fs::create_dir(voter.fs.dir().join("data")).unwrap();
+    let Killed { told, .. } = voter.kill_under_load();
+    voter.fs.cut(None);
+    assert_eq!(voter.missing(&told), Vec::<String>::new());
+}
+
+/// The tests above would find a voter that does not sync its votes.
 #[test]
 fn ignored_syncs_lose_told_grants() {
     let Some(mut voter) = Voter::new("power-ignored", "machine", IgnoredSyncs::Data) else {
