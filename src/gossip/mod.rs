@@ -50,8 +50,9 @@ const WINDOW: usize = 1_000;
 /// must stop sharing it within half of that, or it would come back.
 const GRACE_MIN: Duration = Duration::from_secs(20);
 const GRACE_ROUNDS: u32 = 3 * SILENT_ROUNDS;
-/// The round trips for which a leaving node stays, so that its announcement spreads.
-const LEAVING_ROUND_TRIPS: u32 = 10;
+/// The round trips for which a leaving node waits at most for its peers to ask for its announcement.
+/// A busy machine answers late.
+const LEAVING_ROUND_TRIPS: u32 = 50;
 /// The maximum number of peers to which a leaving node announces it.
 const LEAVING_PEERS: usize = 32;
 /// The number of peers to which news is passed at once.
@@ -89,6 +90,8 @@ struct Running {
     filter: Arc<StdMutex<DigestFilter>>,
     /// Notified when the gossip library has handled a datagram.
     received: Arc<Notify>,
+    /// The peers to which no acknowledgement was sent since this node leaves.
+    untold: watch::Sender<BTreeSet<SocketAddr>>,
     /// The last announcement of this run: `true` if this node votes. `None` after a restart, before
     /// the first announcement.
     said: Option<bool>,
@@ -143,20 +146,34 @@ impl Membership {
             }
             backoff = (backoff * 2).min(RESTART_MAX);
         }
-        let handle = &self.running.handle;
-        handle
-            .with_chitchat(|chitchat| chitchat.self_node_state().set(LEAVING, "1"))
-            .await;
-        for addr in self.live_peers(LEAVING_PEERS) {
+        self.say_leaving().await;
+        if let Err(error) = self.running.handle.shutdown().await {
+            tracing::debug!(node = %self.gossip.id, %error, "the gossip did not end well");
+        }
+    }
+
+    /// Announces to live peers that this node leaves. Peers ask for the announcement, so this waits
+    /// until it was sent to each of them, or until they had long enough to ask.
+    async fn say_leaving(&self) {
+        let Running { handle, untold, .. } = &self.running;
+        let leaving = |chitchat: &mut Chitchat| chitchat.self_node_state().set(LEAVING, "1");
+        handle.with_chitchat(leaving).await;
+        let mut peers = self.live_peers(LEAVING_PEERS);
+        if peers.is_empty() {
+            // A peer counts as alive after two heartbeats. This node left before the second.
+            let known = self.seen.0.peers.values().map(|peer| peer.addr);
+            peers.extend(known.take(LEAVING_PEERS));
+        }
+        untold.send_replace(peers.iter().copied().collect());
+        for addr in peers {
             let _ = handle.gossip(addr);
         }
         let round_trip = self
             .engine
             .with(|core, _| core.node.voter_set().timing().round_trip);
-        tokio::time::sleep(round_trip * LEAVING_ROUND_TRIPS).await;
-        if let Err(error) = self.running.handle.shutdown().await {
-            tracing::debug!(node = %self.gossip.id, %error, "the gossip did not end well");
-        }
+        let mut told = untold.subscribe();
+        let told = told.wait_for(BTreeSet::is_empty);
+        let _ = tokio::time::timeout(round_trip * LEAVING_ROUND_TRIPS, told).await;
     }
 
     /// Runs gossip until it ends or this node leaves.
@@ -342,11 +359,13 @@ impl Running {
             extra_liveness_predicate: None,
         };
         let received = Arc::new(Notify::new());
+        let untold = watch::Sender::default();
         let transport = OurSocket {
             engine: engine.clone(),
             incoming: incoming.clone(),
             filter: filter.clone(),
             received: received.clone(),
+            untold: untold.clone(),
         };
         let handle = spawn_chitchat(config, Vec::new(), &transport).await;
         let handle = handle.map_err(|error| error.to_string())?;
@@ -362,6 +381,7 @@ impl Running {
             handle,
             filter,
             received,
+            untold,
             said: said.is_none().then_some(false),
             since: Instant::now(),
         })
@@ -461,6 +481,7 @@ struct OurSocket {
     incoming: Arc<Mutex<GossipOut>>,
     filter: Arc<StdMutex<DigestFilter>>,
     received: Arc<Notify>,
+    untold: watch::Sender<BTreeSet<SocketAddr>>,
 }
 
 #[async_trait]
@@ -482,11 +503,14 @@ struct OpenSocket {
 #[async_trait]
 impl Socket for OpenSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        let OurSocket { engine, filter, .. } = &self.ours;
+        let OurSocket {
+            engine,
+            filter,
+            untold,
+            ..
+        } = &self.ours;
+        let is_ack = matches!(message, ChitchatMessage::Ack { .. });
         let mut bytes = message.serialize_to_vec();
-        if digest::has_no_effect(&bytes) {
-            return Ok(());
-        }
         let now = engine.clock.mono();
         if let Some(mut message) = Message::read(&bytes) {
             let filter = lock(filter);
@@ -496,7 +520,12 @@ impl Socket for OpenSocket {
             message.entries = filter.outgoing(now, message.entries);
             bytes = message.to_bytes();
         }
-        engine.with(|core, _| core.node.send_gossip(to, &bytes));
+        if !digest::has_no_effect(&bytes) {
+            engine.with(|core, _| core.node.send_gossip(to, &bytes));
+        }
+        if is_ack {
+            untold.send_if_modified(|untold| untold.remove(&to));
+        }
         Ok(())
     }
 
@@ -508,6 +537,7 @@ impl Socket for OpenSocket {
             incoming,
             filter,
             received,
+            ..
         } = &self.ours;
         if std::mem::take(&mut self.is_handed_out) {
             received.notify_one();

@@ -119,11 +119,7 @@ async fn crashed_client_is_silent_and_then_forgotten() {
 #[tokio::test]
 async fn client_that_left_is_forgotten_at_once() {
     let cluster = voters(3, MAX_TTL).await;
-    // It stays for two rounds, so that its message spreads on a busy machine too.
-    let client = cluster.client("client").unwrap();
-    let client = client.gossip_interval(Duration::from_millis(500));
-    let client = client.start().await.unwrap();
-    sees_all(&client).await;
+    let client = client(&cluster, "client").await;
     let all_list = |count: usize| {
         let mut nodes = nodes(&cluster).into_iter();
         nodes.all(|node| node.status().others.len() == count)
