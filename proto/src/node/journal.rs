@@ -38,6 +38,9 @@ pub(super) struct JournalState {
     started: Started,
     /// The records that the driver was not told yet.
     pending: Vec<u8>,
+    /// `true` if no datagram may leave before the pending records are written. Otherwise only the
+    /// messages in `held` wait for them.
+    is_first: bool,
     /// The number of the last write that the driver was told.
     told: u64,
     /// The number of the last write that has returned.
@@ -57,6 +60,7 @@ impl JournalState {
             owner,
             started,
             pending: Vec::new(),
+            is_first: false,
             told: 0,
             written: 0,
             held: VecDeque::new(),
@@ -74,19 +78,26 @@ impl JournalState {
 
     pub(super) fn begin_incarnation(&mut self, incarnation: Incarnation) {
         self.started.incarnation = incarnation;
-        let record = Record::Started(self.started.clone());
-        frame(&record, &mut self.pending);
+        self.append(&Record::Started(self.started.clone()));
     }
 
     /// Records the incarnation of another member.
     pub(super) fn hear(&mut self, node: NodeId, incarnation: Incarnation) {
-        frame(&Record::Heard { node, incarnation }, &mut self.pending);
+        self.append(&Record::Heard { node, incarnation });
+    }
+
+    fn append(&mut self, record: &Record) {
+        self.is_first |= !matches!(
+            record,
+            Record::Vote(_) | Record::Ended { .. } | Record::Mark(_)
+        );
+        frame(record, &mut self.pending);
     }
 
     /// Takes the records, and the messages that depend on records which are not written yet.
     pub(super) fn take(&mut self, effects: &mut Effects) {
         for record in effects.records.drain(..) {
-            frame(&record, &mut self.pending);
+            self.append(&record);
         }
         let last = self.told + u64::from(!self.pending.is_empty());
         if self.written == last || mistaken!(VoteBeforeWrite) {
@@ -108,8 +119,15 @@ impl JournalState {
             .extend(held.map(|(to, message)| (last, to, message)));
     }
 
-    /// Returns the write that the driver is to do next.
+    /// Returns the write of the pending records, if datagrams wait for it.
+    pub(super) fn poll_first(&mut self) -> Option<Output> {
+        self.is_first.then(|| self.poll())?
+    }
+
+    /// Returns the write of the pending records. Datagrams that do not depend on it have left, so
+    /// the other nodes work while it runs.
     pub(super) fn poll(&mut self) -> Option<Output> {
+        self.is_first = false;
         if self.pending.is_empty() {
             return None;
         }

@@ -716,7 +716,7 @@ impl Node {
 
     /// Returns the next output. [`Output::Timeout`] is the last.
     pub fn poll_output(&mut self) -> Output {
-        if let Some(output) = self.journal.as_mut().and_then(|it| it.poll()) {
+        if let Some(output) = self.journal.as_mut().and_then(|it| it.poll_first()) {
             return output;
         }
         loop {
@@ -724,7 +724,8 @@ impl Node {
                 return output;
             }
             if !self.flush() {
-                return Output::Timeout(self.next_timeout());
+                let write = self.journal.as_mut().and_then(|it| it.poll());
+                return write.unwrap_or_else(|| Output::Timeout(self.next_timeout()));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockmesh_proto::testing::Disk;
 use lockmesh_proto::{
     Claim, ClaimId, ClusterSecret, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason,
     Epoch, EpochClock, HolderGranted, Incarnation, Inspect, Instant, Key, Message, Node,
@@ -16,6 +17,8 @@ use proptest::prelude::*;
 use crate::arbitrary::{any_message_about, node_id};
 
 pub(crate) const INCARNATION: Incarnation = Incarnation::new(3);
+/// The seed of the node, and its first nonce.
+pub(crate) const SEED: u64 = 7;
 const SLOTS_MAX: usize = 4;
 const WAITERS_MAX: usize = 3;
 /// More outputs than one datagram may cause.
@@ -52,6 +55,17 @@ pub(crate) fn claim_of(node: &str) -> ClaimId {
 impl World {
     /// A node in a cluster of these voters.
     pub(crate) fn new(voters: &[&str]) -> Self {
+        Self::start(voters, Node::new)
+    }
+
+    /// A node in a cluster of these voters that keeps its journal on a disk.
+    pub(crate) fn with_disk(voters: &[&str], disk: &mut Disk) -> Self {
+        Self::start(voters, |now, config| {
+            disk.start(now, config, "cluster").unwrap().0
+        })
+    }
+
+    fn start(voters: &[&str], start: impl FnOnce(Now, NodeConfig) -> Node) -> Self {
         let members = voters.iter().map(|name| node_id(name)).collect();
         let voter_set = Arc::new(VoterSet::new(1, members, voters.len(), Timing::lan()).unwrap());
         let tag = voter_set.tag();
@@ -73,11 +87,11 @@ impl World {
             },
             max_claims: 8,
             renew_interval: None,
-            seed: 7,
+            seed: SEED,
             seal: seal_of(1),
         };
         let mut world = Self {
-            node: Node::new(now, config),
+            node: start(now, config),
             now,
             peer: seal_of(2),
             voter_set: tag,

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use lockmesh_proto::testing::Disk;
 use lockmesh_proto::{
-    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Event, ExtendError,
+    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Epoch, Event, ExtendError,
     GOSSIP_BYTES_MAX, Incarnation, Instant, KEY_BYTES_MAX, Key, Message, Node, NodeId, Output,
     Peer, RecoveryQuery, RecoveryReply, Request, RequestError, View, unpack_messages,
 };
 
 use crate::arbitrary::node_id;
-use crate::node::{World, addr, claim_message, claim_of, key, seal_of, vote_for};
+use crate::node::{
+    INCARNATION, SEED, World, addr, claim_message, claim_of, key, seal_of, vote_for,
+};
 
 fn request(key: Key) -> Request {
     Request {
@@ -261,4 +264,68 @@ fn votes_or_leases_at_first_contact_set_knew() {
     assert!(held.is_some());
     let memory = reply_of(&mut world, &node_id("d"));
     assert!(memory.knew && !memory.votes);
+}
+
+/// A voter of a new cluster of three, whose journal is written.
+fn voter_with_journal() -> World {
+    let mut world = World::with_disk(&["a", "b", "c"], &mut Disk::new(false));
+    world.node.handle_view(world.now, &view(&["b", "c"]));
+    for name in ["b", "c"] {
+        let head = DatagramHead {
+            from: node_id(name),
+            ..world.head()
+        };
+        let nothing = RecoveryReply {
+            nonce: SEED,
+            highest: Epoch::new(0),
+            votes: false,
+            knew: false,
+            seen: INCARNATION,
+            before: Incarnation::new(0),
+            remembers: false,
+            quarantine: Duration::ZERO,
+            skew: Duration::ZERO,
+        };
+        let reply = world.datagram(&head, &[Message::RecoveryReply(nothing)]);
+        world.feed(&reply);
+    }
+    assert!(world.node.voter().unwrap().quarantine().is_none());
+    world.node.persisted(world.now, u64::MAX);
+    world
+}
+
+/// The other voters work while the record of the node's own vote is written.
+#[test]
+fn claim_leaves_before_the_own_vote_is_written() {
+    let mut world = voter_with_journal();
+    world.node.claim(world.now, request(key())).unwrap();
+    let mut outputs = world.drain();
+    let write = outputs.pop();
+    assert!(matches!(write, Some(Output::Persist { .. })), "{write:?}");
+    let claims = said(&outputs);
+    let is_claim = |message: &Message| matches!(message, Message::Claim(_));
+    assert!(
+        claims.len() == 2 && claims.iter().all(is_claim),
+        "{claims:?}"
+    );
+}
+
+/// A voter that replied and then crashed would not know the incarnation that it replied to.
+#[test]
+fn heard_incarnation_is_written_before_the_reply_leaves() {
+    let mut world = voter_with_journal();
+    let query = Message::RecoveryQuery(RecoveryQuery { nonce: 1 });
+    let head = DatagramHead {
+        incarnation: Incarnation::new(INCARNATION.get() + 1),
+        ..world.head()
+    };
+    let datagram = world.datagram(&head, &[query]);
+    let mut outputs = world.feed(&datagram);
+    let write = outputs.remove(0);
+    assert!(matches!(write, Output::Persist { .. }), "{write:?}");
+    let replies = said(&outputs);
+    assert!(
+        matches!(replies[..], [Message::RecoveryReply(_)]),
+        "{replies:?}"
+    );
 }
