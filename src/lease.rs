@@ -33,7 +33,7 @@ pub(crate) struct Lease {
     /// `true` if the guard ended the lease while it was held. Such a lease does not count as lost,
     /// and a late renewal does not release it again.
     was_released: AtomicBool,
-    /// Who freed the lock by hand, if somebody did. Set before the lease ends.
+    /// The operator who freed the lock by hand, if any. Set before the lease ends.
     revoked_by: OnceLock<Note>,
     /// Notified at every change.
     changed: Notify,

@@ -1,4 +1,4 @@
-//! What gossip does while nothing happens, and how soon it reports what does. Five nodes run in one
+//! The datagrams of gossip in an idle cluster, and how soon it reports a change. Five nodes run in one
 //! process over a network in memory, on a paused clock.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// run: stop it first if what it writes to does not compare epochs.
     #[arg(long)]
     force: bool,
-    /// Who does it, for the logs of the voters and of the holder. Default: USER@HOST.
+    /// The operator's name, for the logs of the voters and of the holder. Default: USER@HOST.
     #[arg(long, value_name = "TEXT")]
     by: Option<String>,
     /// Free the lock only if it is held under this epoch, as `lockmesh inspect` shows it.

@@ -21,7 +21,7 @@ use crate::time::{Instant, Now};
 /// The most revoked claims that a voter remembers.
 const REVOKED_MAX: usize = 1_024;
 
-/// What a voter remembers of a revoked claim.
+/// The record of a revoked claim in a voter.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Entry {
     revoke: Box<Revoke>,

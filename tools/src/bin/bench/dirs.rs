@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use lockmesh::Durability;
 
-/// Where the voters keep their memory.
+/// The place in which the voters keep their memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Keep {
     /// In the process alone.

@@ -1,4 +1,4 @@
-//! What each kind of lock costs a solo caller: time, and datagrams of its node.
+//! The cost of each kind of lock for a solo caller: time, and datagrams of its node.
 
 use std::time::{Duration, Instant};
 
