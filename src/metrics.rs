@@ -103,6 +103,8 @@ metrics! {
         "leases of guards that ended because they were not renewed in time";
     REVOKED: Counter "lockmesh_revoked_total" "leases" []
         "leases of guards that ended because somebody freed their locks by hand";
+    TICKS: Counter "lockmesh_ticks_total" "ticks" ["outcome"]
+        "calls that asked for a tick of `Mesh::once`, by outcome";
     ACQUIRE_SECONDS: Histogram "lockmesh_acquire_seconds" "seconds" []
         "time from a request to its grant, with the time in the queue";
     HELD_SECONDS: Histogram "lockmesh_held_seconds" "seconds" ["kind"]
@@ -180,6 +182,27 @@ metrics! {
 /// | `refused` | A quorum answered, and too many of it refused. |
 /// | `silent` | Fewer than a quorum answered. |
 pub const TIMEOUT_REASONS: [&str; 3] = ["contended", "refused", "silent"];
+
+/// The values of the label `outcome` of [`TICKS`].
+///
+/// | outcome | the tick |
+/// | --- | --- |
+/// | `ran` | The call ran it and marked it. |
+/// | `failed` | The work returned an error, and the tick was given back. |
+/// | `already_ran` | It ran before. |
+/// | `running` | Another node still ran it when the wait was over. |
+/// | `not_acquired` | There was no quorum, or the request was not valid. The work did not run. |
+/// | `lease_lost` | The lease was lost while the work ran. It may run again. |
+/// | `not_marked` | The work is done, but no quorum has the mark. It may run again. |
+pub const TICK_OUTCOMES: [&str; 7] = [
+    "ran",
+    "failed",
+    "already_ran",
+    "running",
+    "not_acquired",
+    "lease_lost",
+    "not_marked",
+];
 
 /// The purpose of a lock: the label `kind` of [`HELD_SECONDS`].
 ///
@@ -262,6 +285,9 @@ impl Meter {
         describe();
         let node = node.to_string();
         let label = || node.clone();
+        for outcome in TICK_OUTCOMES {
+            let _ = counter!(TICKS, "node" => label(), "outcome" => outcome);
+        }
         Self {
             requests: counter!(REQUESTS, "node" => label()),
             grants: counter!(GRANTS, "node" => label()),
@@ -297,6 +323,11 @@ impl Meter {
 
     pub(crate) fn revoked(&self) {
         self.revoked.increment(1);
+    }
+
+    /// Counts a tick with one of [`TICK_OUTCOMES`].
+    pub(crate) fn tick(&self, outcome: &'static str) {
+        counter!(TICKS, "node" => self.node.clone(), "outcome" => outcome).increment(1);
     }
 
     pub(crate) fn voter_starts(&self, start: &VoterStart) {

@@ -187,7 +187,7 @@ impl OnceRequest {
         self,
         work: impl FnOnce(Epoch) -> F,
     ) -> Result<Outcome<F::Output>, OnceError> {
-        self.run_to(work, Ok).await
+        self.run_and_count(work, Ok).await
     }
 
     /// Runs `work` like [`run`](Self::run), but gives the tick back if `work` fails.
@@ -204,7 +204,28 @@ impl OnceRequest {
         self,
         work: impl FnOnce(Epoch) -> F,
     ) -> Result<Outcome<T, E>, OnceError> {
-        self.run_to(work, |output| output).await
+        self.run_and_count(work, |output| output).await
+    }
+
+    async fn run_and_count<T, E, F: Future>(
+        self,
+        work: impl FnOnce(Epoch) -> F,
+        judge: impl FnOnce(F::Output) -> Result<T, E>,
+    ) -> Result<Outcome<T, E>, OnceError> {
+        let request = self.request.clone();
+        let ended = self.run_to(work, judge).await;
+        request.count_tick(match &ended {
+            Ok(Outcome::Ran(_)) => "ran",
+            Ok(Outcome::Failed(_)) => "failed",
+            Ok(Outcome::AlreadyRan { .. }) => "already_ran",
+            Ok(Outcome::Running { .. }) => "running",
+            Err(OnceError::Tick { .. } | OnceError::KeepFor { .. } | OnceError::Acquire(_)) => {
+                "not_acquired"
+            }
+            Err(OnceError::LeaseLost) => "lease_lost",
+            Err(OnceError::NotMarked(_)) => "not_marked",
+        });
+        ended
     }
 
     async fn run_to<T, E, F: Future>(

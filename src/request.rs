@@ -177,6 +177,11 @@ impl LockRequest {
         self
     }
 
+    /// Counts a tick with one of [`TICK_OUTCOMES`](crate::metrics::TICK_OUTCOMES).
+    pub(crate) fn count_tick(&self, outcome: &'static str) {
+        self.mesh.engine.with(|core, _| core.meter.tick(outcome));
+    }
+
     /// Waits until the lock is granted, and returns its guard.
     ///
     /// Waiters are served in the order of their epochs, and learn of their turn from a message. The

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockmesh::metrics::{self, ALL};
-use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, Outcome};
+use lockmesh::metrics::{self, ALL, TICK_OUTCOMES};
+use lockmesh::{ClusterSecret, Guard, Mesh, MeshBuilder, OnceError, Outcome};
 use lockmesh_proto::{DatagramKind, Seal};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::Event;
@@ -304,7 +304,7 @@ async fn kinds(mesh: &Mesh, log: &Log, metrics: &Metrics) {
     assert_eq!(metrics.get(count, "node=n0,kind=lock"), 5.0);
 }
 
-/// A tick that runs once, and one that may not run again.
+/// A tick of each outcome, but for one that cannot be marked.
 async fn ticks(mesh: &Mesh, metrics: &Metrics) {
     assert_eq!(metrics.get("lockmesh_voter_marks", "node=n0"), 0.0);
     for is_first in [true, false] {
@@ -314,6 +314,28 @@ async fn ticks(mesh: &Mesh, metrics: &Metrics) {
     let marks = metrics.reaches("lockmesh_voter_marks", "node=n0", 1.0);
     marks.await;
     assert_eq!(metrics.get("lockmesh_voter_may_lack_marks", "node=n0"), 0.0);
+    let failed = mesh.once("job", 2).try_run(async |_| Err::<(), _>("full"));
+    assert_eq!(failed.await, Ok(Outcome::Failed("full")));
+    let guard = mesh.lock("job@3").acquire().await.unwrap();
+    let running = mesh.once("job", 3).wait(Duration::ZERO).run(async |_| ());
+    assert_eq!(running.await, Ok(Outcome::Running { by: None }));
+    drop(guard);
+    let not_acquired = mesh.once("job", "4@").run(async |_| ()).await;
+    assert!(not_acquired.is_err(), "{not_acquired:?}");
+    // The driver shares this thread: while it is blocked, no lease is renewed.
+    let ttl = Duration::from_millis(200);
+    let lease_lost = mesh.once("job", 5).ttl(ttl).run(async |_| {
+        std::thread::sleep(ttl);
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(lease_lost.await, Err(OnceError::LeaseLost));
+    for outcome in TICK_OUTCOMES {
+        let labels = format!("node=n0,outcome={outcome}");
+        let count = f64::from(u8::from(outcome != "not_marked"));
+        metrics
+            .reaches("lockmesh_ticks_total", &labels, count)
+            .await;
+    }
 }
 
 /// A lock that is freed by hand.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::process::Command;
 
-use lockmesh::metrics::{ALL, Kind, LockKind, TIMEOUT_REASONS};
+use lockmesh::metrics::{ALL, Kind, LockKind, TICK_OUTCOMES, TIMEOUT_REASONS};
 use lockmesh::status::DropReason;
 use serde_json::Value;
 
@@ -88,6 +88,7 @@ fn guide_lists_the_reasons_of_the_code() {
         rows.iter().map(|row| code(row[0])[0]).collect()
     };
     assert_eq!(reasons("| `reason` | the voters"), TIMEOUT_REASONS);
+    assert_eq!(reasons("| `outcome` | the tick"), TICK_OUTCOMES);
     let all = DropReason::ALL.map(DropReason::as_str);
     assert_eq!(reasons("| `reason` | dropped"), all);
     let kinds = LockKind::ALL.map(LockKind::as_str);
@@ -134,11 +135,12 @@ fn every_metric_is_used_or_left_out() {
 #[test]
 fn alerts_and_dashboard_name_known_reasons() {
     let drops = DropReason::ALL.map(DropReason::as_str);
-    let known = [&drops[..], &TIMEOUT_REASONS[..]].concat();
+    let known = [&drops[..], &TIMEOUT_REASONS[..], &TICK_OUTCOMES[..]].concat();
     let expressions = alerts().into_iter().map(|it| field(it, "expr:").to_owned());
     let mut seen = 0;
     for expression in expressions.chain(queries()) {
-        for matcher in expression.split("reason=").skip(1) {
+        let labels = ["reason=", "outcome="].map(|label| expression.split(label).skip(1));
+        for matcher in labels.into_iter().flatten() {
             let value = matcher.split('"').nth(1).unwrap();
             for reason in value.split('|') {
                 assert!(known.contains(&reason), "{reason} in {expression}");
