@@ -119,12 +119,21 @@ async fn leaving_voter_says_so() {
     for n in 1..3 {
         cluster.cut(0, n);
     }
+    // An idle client asks the voters only every few seconds. One that is refused asks at once.
+    let asks = client.clone();
+    let asks = tokio::spawn(async move {
+        loop {
+            drop(asks.lock("k").try_acquire().await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
     let leaves = cluster.node(0);
     let leaving = tokio::spawn(async move { leaves.shutdown().await });
     until("it is seen to leave", || {
         client.status().members[0].standing == Standing::Refuses(RefuseReason::Leaving)
     })
     .await;
+    asks.abort();
     let handed_over = within("the shutdown", leaving).await.unwrap();
     assert_eq!(handed_over, Shutdown::default());
 }

@@ -28,8 +28,8 @@ pub struct Leaver {
 enum Stage {
     /// Waits for tokens.
     Tokens {
-        /// The voters, in the order of preference, each with its reply.
-        voters: Vec<(NodeId, Reply)>,
+        /// In the order of preference.
+        voters: Vec<Asked>,
         until: Instant,
         next_ask: Instant,
         asked: u32,
@@ -44,6 +44,15 @@ enum Stage {
     },
     /// Over. These voters have the memory.
     Over(Vec<NodeId>),
+}
+
+/// A voter that was asked for a token.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Asked {
+    node: NodeId,
+    /// `true` if the keepers are not fixed before it has replied.
+    is_awaited: bool,
+    reply: Reply,
 }
 
 /// The reply of a voter that was asked for a token.
@@ -66,13 +75,27 @@ struct Progress {
     is_whole: bool,
 }
 
+impl Asked {
+    fn new((node, is_awaited): (NodeId, bool)) -> Self {
+        Self {
+            node,
+            is_awaited,
+            reply: Reply::Missing,
+        }
+    }
+
+    fn is_missing(&self) -> bool {
+        self.reply == Reply::Missing
+    }
+}
+
 impl Leaver {
-    /// Begins the handover of an incarnation: asks `others`, the preferred ones first, for tokens.
-    /// It is over at `deadline`.
+    /// Begins the handover of an incarnation: asks `others`, the preferred ones first, for tokens,
+    /// and waits for those with `true`. It is over at `deadline`.
     pub fn new(
         now: Instant,
         incarnation: Incarnation,
-        others: Vec<NodeId>,
+        others: Vec<(NodeId, bool)>,
         round_trip: Duration,
         deadline: Instant,
         out: &mut Effects,
@@ -80,7 +103,7 @@ impl Leaver {
         let stage = match others.is_empty() {
             true => Stage::Over(Vec::new()),
             false => Stage::Tokens {
-                voters: others.into_iter().map(|it| (it, Reply::Missing)).collect(),
+                voters: others.into_iter().map(Asked::new).collect(),
                 until: now.after(TOKENS_WAIT).min(deadline),
                 next_ask: now,
                 asked: 0,
@@ -145,9 +168,9 @@ impl Leaver {
             (Stage::Tokens { voters, .. }, Handover::Token { incarnation, token })
                 if *incarnation == self.incarnation =>
             {
-                let voter = voters.iter_mut().find(|(node, _)| node == from);
-                if let Some((_, reply @ Reply::Missing)) = voter {
-                    *reply = token.map_or(Reply::Refused, Reply::Token);
+                let voter = voters.iter_mut().find(|voter| voter.node == *from);
+                if let Some(voter) = voter.filter(|voter| voter.is_missing()) {
+                    voter.reply = token.map_or(Reply::Refused, Reply::Token);
                 }
             }
             (
@@ -187,7 +210,8 @@ impl Leaver {
         }
     }
 
-    /// Asks the voters that have not answered, and fixes the keepers once all have, or it is time.
+    /// Asks the voters that have not answered. Fixes the keepers once those have that are awaited,
+    /// or it is time.
     fn ask(&mut self, now: Instant, out: &mut Effects) {
         let Stage::Tokens {
             voters,
@@ -198,10 +222,10 @@ impl Leaver {
         else {
             return;
         };
-        let is_missing = |(_, reply): &&(NodeId, Reply)| *reply == Reply::Missing;
-        if !voters.iter().any(|it| is_missing(&it)) || now >= *until {
-            let token = |(node, reply): &(NodeId, Reply)| match reply {
-                Reply::Token(token) => Some((node.clone(), *token)),
+        let is_awaited = |voter: &Asked| voter.is_awaited && voter.is_missing();
+        if !voters.iter().any(is_awaited) || now >= *until {
+            let token = |voter: &Asked| match voter.reply {
+                Reply::Token(token) => Some((voter.node.clone(), token)),
                 Reply::Missing | Reply::Refused => None,
             };
             let mut keepers: Vec<_> = voters.iter().filter_map(token).collect();
@@ -218,9 +242,9 @@ impl Leaver {
         }
         if now >= *next_ask {
             let incarnation = self.incarnation;
-            for (node, _) in voters.iter().filter(is_missing) {
+            for voter in voters.iter().filter(|voter| voter.is_missing()) {
                 let entrust = Handover::Entrust { incarnation };
-                out.send(node, Message::Handover(Box::new(entrust)));
+                out.send(&voter.node, Message::Handover(Box::new(entrust)));
             }
             *asked += 1;
             *next_ask = now.after(self.round_trip * (1 << (*asked).min(5)));

@@ -102,9 +102,12 @@ impl Node {
         {
             voter.close(Some(RefuseReason::Leaving));
         }
+        if let Some(journal) = &mut self.journal {
+            journal.hurry();
+        }
         let mut others = Vec::new();
         if has_memory && self.journal.is_none() && at_most > Duration::ZERO {
-            others = self.reachable_voters();
+            others = self.other_voters();
         }
         let leaver = Leaver::new(
             now.mono,
@@ -120,21 +123,23 @@ impl Node {
     }
 
     /// Returns the other members, those first that started last: in a rolling restart the others
-    /// are restarted next. Nodes that gossip reports as dead are left out, since the handover would
-    /// wait for them. Gossip may still report the incarnation before a restart.
-    fn reachable_voters(&self) -> Vec<NodeId> {
+    /// are restarted next. The flag is `true` if the handover waits for the member. It waits for
+    /// those that gossip does not report as dead, and for all if it reports all as dead: it does so
+    /// for a moment after a restart.
+    fn other_voters(&self) -> Vec<(NodeId, bool)> {
         let members = self.voter_set.members().iter();
-        let is_dead = |(heard, node): &(Incarnation, NodeId)| {
-            let peer = self.view.peers.get(node);
-            peer.is_some_and(|peer| !peer.alive && peer.incarnation >= *heard)
-        };
         let mut others: Vec<_> = members
             .filter(|node| **node != self.id)
             .map(|node| (self.peers.memory_of(node).1, node.clone()))
-            .filter(|other| !is_dead(other))
             .collect();
         others.sort_by(|a, b| b.cmp(a));
-        others.into_iter().map(|(_, node)| node).collect()
+        let is_dead = |node: &NodeId| self.view.peers.get(node).is_some_and(|peer| !peer.alive);
+        let all_are_dead = others.iter().all(|(_, node)| is_dead(node));
+        let others = others.into_iter().map(|(_, node)| {
+            let is_awaited = all_are_dead || !is_dead(&node);
+            (node, is_awaited)
+        });
+        others.collect()
     }
 
     /// Handles a message of a handover. It counts only between two voters of one voter set.

@@ -222,7 +222,14 @@ impl Deploys {
             let incarnation = Incarnation::new(it.incarnation);
             let deadline = now.after(STEP);
             let peers = self.peers.clone();
-            let leaver = Leaver::new(now, incarnation, peers, ROUND_TRIP, deadline, out);
+            let leaver = Leaver::new(
+                now,
+                incarnation,
+                peers.into_iter().map(|it| (it, true)).collect(),
+                ROUND_TRIP,
+                deadline,
+                out,
+            );
             it.leaver = Some(leaver);
         });
     }
