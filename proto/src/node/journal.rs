@@ -1,17 +1,23 @@
 //! The journal of a node: records on their way to the file, and the messages that wait for them.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::{Node, Output};
 use crate::event::{Effects, Event};
 use crate::id::{Incarnation, NodeId};
 use crate::journal::{JournalOwner, Memory, Record, Started, frame, snapshot_head};
 use crate::message::{Message, RefuseReason};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 use crate::voter::SnapshotFrom;
 
 /// The most records in one part of a snapshot, so that other work can run between two parts.
 const SNAPSHOT_RECORDS_MAX: usize = 1_000;
+
+/// The time after which the end of a vote is written, if no other record is. Each write costs, and
+/// `Durability::Machine` syncs it.
+const ENDED_AFTER: Duration = Duration::from_millis(100);
 
 /// The most messages that wait for a write. More are lost, as on the network: their claimants send
 /// again.
@@ -32,15 +38,27 @@ pub struct NodeJournal {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SnapshotPart(SnapshotFrom);
 
+/// When pending records are written, in rising order of urgency.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Write {
+    /// With the next other record, or at this time: nothing waits for the end of a vote.
+    Later(Reverse<Instant>),
+    /// After the datagrams of this call: only the messages in `held` wait for it.
+    Now,
+    /// Before any datagram of this call.
+    First,
+}
+
 #[derive(Debug)]
 pub(super) struct JournalState {
     owner: JournalOwner,
     started: Started,
     /// The records that the driver was not told yet.
     pending: Vec<u8>,
-    /// `true` if no datagram may leave before the pending records are written. Otherwise only the
-    /// messages in `held` wait for them.
-    is_first: bool,
+    /// The write of the pending records.
+    write: Write,
+    /// The time after which the end of a vote is written, if no other record is.
+    ended_after: Duration,
     /// The number of the last write that the driver was told.
     told: u64,
     /// The number of the last write that has returned.
@@ -60,7 +78,8 @@ impl JournalState {
             owner,
             started,
             pending: Vec::new(),
-            is_first: false,
+            write: Write::Later(Reverse(Instant::FAR)),
+            ended_after: ENDED_AFTER,
             told: 0,
             written: 0,
             held: VecDeque::new(),
@@ -76,37 +95,41 @@ impl JournalState {
         self.held.len()
     }
 
-    pub(super) fn begin_incarnation(&mut self, incarnation: Incarnation) {
+    pub(super) fn begin_incarnation(&mut self, now: Instant, incarnation: Incarnation) {
         self.started.incarnation = incarnation;
-        self.append(&Record::Started(self.started.clone()));
+        self.append(now, &Record::Started(self.started.clone()));
     }
 
     /// Records the incarnation of another member.
-    pub(super) fn hear(&mut self, node: NodeId, incarnation: Incarnation) {
-        self.append(&Record::Heard { node, incarnation });
+    pub(super) fn hear(&mut self, now: Instant, node: NodeId, incarnation: Incarnation) {
+        self.append(now, &Record::Heard { node, incarnation });
     }
 
-    fn append(&mut self, record: &Record) {
-        self.is_first |= !matches!(
-            record,
-            Record::Vote(_) | Record::Ended { .. } | Record::Mark(_)
-        );
+    fn append(&mut self, now: Instant, record: &Record) {
+        self.write = self.write.max(match record {
+            Record::Ended { .. } => Write::Later(Reverse(now.after(self.ended_after))),
+            Record::Vote(_) | Record::Mark(_) => Write::Now,
+            _ => Write::First,
+        });
         frame(record, &mut self.pending);
     }
 
     /// Takes the records, and the messages that depend on records which are not written yet.
-    pub(super) fn take(&mut self, effects: &mut Effects) {
+    pub(super) fn take(&mut self, now: Instant, effects: &mut Effects) {
         for record in effects.records.drain(..) {
-            self.append(&record);
+            self.append(now, &record);
         }
-        let last = self.told + u64::from(!self.pending.is_empty());
+        let last = self.told + u64::from(self.write >= Write::Now);
         if self.written == last || mistaken!(VoteBeforeWrite) {
             return;
         }
         let depends = |message: &Message| {
             matches!(
                 message,
-                Message::Vote(_) | Message::Kept(_) | Message::Marked(_)
+                Message::Vote(_)
+                    | Message::Kept(_)
+                    | Message::Marked(_)
+                    | Message::RecoveryReply(_)
             )
         };
         let room = HELD_MAX.saturating_sub(self.held.len());
@@ -119,21 +142,38 @@ impl JournalState {
             .extend(held.map(|(to, message)| (last, to, message)));
     }
 
-    /// Returns the write of the pending records, if datagrams wait for it.
-    pub(super) fn poll_first(&mut self) -> Option<Output> {
-        self.is_first.then(|| self.poll())?
+    /// Writes the ends of votes at once from now on, since the process is to end.
+    pub(super) fn hurry(&mut self) {
+        self.ended_after = Duration::ZERO;
+        if !self.pending.is_empty() {
+            self.write = self.write.max(Write::Now);
+        }
     }
 
-    /// Returns the write of the pending records. Datagrams that do not depend on it have left, so
-    /// the other nodes work while it runs.
-    pub(super) fn poll(&mut self) -> Option<Output> {
-        self.is_first = false;
-        if self.pending.is_empty() {
-            return None;
+    /// Returns when pending records are due that no other record follows.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self.write {
+            Write::Later(Reverse(at)) => (at < Instant::FAR).then_some(at),
+            Write::Now | Write::First => None,
         }
+    }
+
+    /// Returns the write of the pending records, if datagrams wait for it.
+    pub(super) fn poll_first(&mut self) -> Option<Output> {
+        (self.write == Write::First).then(|| self.persist())
+    }
+
+    /// Returns the write of the pending records, if it is due. Datagrams that do not depend on it
+    /// have left, so the other nodes work while it runs.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Output> {
+        (self.write >= Write::Later(Reverse(now))).then(|| self.persist())
+    }
+
+    fn persist(&mut self) -> Output {
+        self.write = Write::Later(Reverse(Instant::FAR));
         self.told += 1;
         let (number, bytes) = (self.told, std::mem::take(&mut self.pending));
-        Some(Output::Persist { number, bytes })
+        Output::Persist { number, bytes }
     }
 }
 

@@ -479,7 +479,8 @@ impl Node {
         let inspector = self.inspector.next_timeout();
         let handovers = self.handovers.next_timeout();
         let twin = self.next_look_at_twin();
-        let next = earliest([voter, claimant, inspector, handovers, twin]);
+        let journal = self.journal.as_ref().and_then(|it| it.next_timeout());
+        let next = earliest([voter, claimant, inspector, handovers, twin, journal]);
         // This runs in each drain, and a revocation hardly ever.
         match self.revoker.len() {
             0 => next,
@@ -724,7 +725,8 @@ impl Node {
                 return output;
             }
             if !self.flush() {
-                let write = self.journal.as_mut().and_then(|it| it.poll());
+                let now = self.now;
+                let write = self.journal.as_mut().and_then(|it| it.poll(now));
                 return write.unwrap_or_else(|| Output::Timeout(self.next_timeout()));
             }
         }
@@ -846,7 +848,7 @@ impl Node {
             if let Some(journal) = &mut self.journal
                 && self.voter_set.has_member(&head.from)
             {
-                journal.hear(head.from.clone(), head.incarnation);
+                journal.hear(now.mono, head.from.clone(), head.incarnation);
             }
             let boot_id = self.seal.last_sender();
             let secret = |boot_id: Option<_>| self.seal.secret_of(boot_id?);
@@ -1428,7 +1430,7 @@ impl Node {
         self.handovers.take_anew(now.mono, me, out);
         self.claimant.adopt(now, number, &mut self.effects);
         if let Some(journal) = &mut self.journal {
-            journal.begin_incarnation(self.claimant.incarnation());
+            journal.begin_incarnation(now.mono, self.claimant.incarnation());
         }
         if let Some(voter) = &mut self.voter {
             let number = self.claimant.incarnation();
@@ -1486,7 +1488,7 @@ impl Node {
                 self.outputs.push_back(Output::Event(event));
             }
             if let Some(journal) = &mut self.journal {
-                journal.take(&mut routed);
+                journal.take(now.mono, &mut routed);
             }
             for (to, message) in routed.messages.drain(..) {
                 self.forward(now, to, message);

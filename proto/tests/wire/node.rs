@@ -197,7 +197,7 @@ pub(crate) fn claim_message(claim: ClaimId) -> Message {
     })
 }
 
-fn release(claim: ClaimId) -> Message {
+pub(crate) fn release(claim: ClaimId) -> Message {
     Message::Release(Release {
         key: key(),
         claim,

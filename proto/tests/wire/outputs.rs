@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use lockmesh_proto::testing::Disk;
 use lockmesh_proto::{
-    DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Epoch, Event, ExtendError,
+    ClaimId, DATAGRAM_BYTES_MAX, DatagramHead, DatagramKind, DropReason, Epoch, Event, ExtendError,
     GOSSIP_BYTES_MAX, Incarnation, Instant, KEY_BYTES_MAX, Key, Message, Node, NodeId, Output,
     Peer, RecoveryQuery, RecoveryReply, Request, RequestError, View, unpack_messages,
 };
 
 use crate::arbitrary::node_id;
 use crate::node::{
-    INCARNATION, SEED, World, addr, claim_message, claim_of, key, seal_of, vote_for,
+    INCARNATION, SEED, World, addr, claim_message, claim_of, key, release, seal_of, vote_for,
 };
 
 fn request(key: Key) -> Request {
@@ -323,9 +323,60 @@ fn heard_incarnation_is_written_before_the_reply_leaves() {
     let mut outputs = world.feed(&datagram);
     let write = outputs.remove(0);
     assert!(matches!(write, Output::Persist { .. }), "{write:?}");
-    let replies = said(&outputs);
+    assert_eq!(said(&outputs), []);
+    world.node.persisted(world.now, u64::MAX);
+    let replies = said(&world.drain());
     assert!(
         matches!(replies[..], [Message::RecoveryReply(_)]),
         "{replies:?}"
     );
+}
+
+/// Node `b` claims the key and releases it. Returns the number of writes of each.
+fn claim_and_release(world: &mut World, seq: u64) -> [usize; 2] {
+    let claim = ClaimId {
+        seq,
+        ..claim_of("b")
+    };
+    let mut claims = claim_message(claim.clone());
+    if let Message::Claim(claim) = &mut claims {
+        claim.epoch = Epoch::new(claim.epoch.get() + seq);
+    }
+    [claims, release(claim)].map(|message| {
+        let head = world.head();
+        let datagram = world.datagram(&head, &[message]);
+        let outputs = world.feed(&datagram);
+        world.node.persisted(world.now, u64::MAX);
+        world.drain();
+        writes(&outputs)
+    })
+}
+
+fn writes(outputs: &[Output]) -> usize {
+    let writes = outputs.iter();
+    writes
+        .filter(|output| matches!(output, Output::Persist { .. }))
+        .count()
+}
+
+#[test]
+fn end_of_vote_is_written_with_the_next_record_or_later() {
+    let mut world = voter_with_journal();
+    assert_eq!(claim_and_release(&mut world, 1), [1, 0]);
+    assert_eq!(claim_and_release(&mut world, 2), [1, 0]);
+    let due = world.now.mono.after(Duration::from_millis(100));
+    assert!(world.node.next_timeout().is_some_and(|at| at <= due));
+    world.now.mono = due;
+    world.node.handle_timeout(world.now);
+    assert_eq!(writes(&world.drain()), 1);
+    assert_eq!(writes(&world.drain()), 0);
+}
+
+/// The next process would restore a vote that has ended.
+#[test]
+fn end_of_vote_is_written_at_once_by_a_leaving_voter() {
+    let mut world = voter_with_journal();
+    assert_eq!(claim_and_release(&mut world, 1), [1, 0]);
+    world.node.hand_over(world.now, Duration::from_secs(1));
+    assert_eq!(writes(&world.drain()), 1);
 }
