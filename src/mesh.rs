@@ -587,14 +587,14 @@ impl Mesh {
     /// - The voter of this node stops voting. If it keeps no journal, it leaves its votes with
     ///   other voters, for the next process of this node. That takes a few round trips, and at most
     ///   [`handover_timeout`](MeshBuilder::handover_timeout).
-    /// - The node announces to its peers that it leaves, and stops.
+    /// - The node announces to its peers that it leaves, and stops. That takes a round trip, and at
+    ///   most ten if a peer does not answer.
     ///
     /// Locks acquired through [`DistributedLock`] last for the rest of their ttl.
     ///
-    /// Returns once the address is free, about ten round trips later, with the voters that have the
-    /// votes of this node's voter. If there are none and it keeps no journal, its next process does
-    /// not vote for `max_ttl`. A second call returns at once with none, even if the shutdown has not
-    /// completed.
+    /// Returns once the address is free, with the voters that have the votes of this node's voter.
+    /// If there are none and it keeps no journal, its next process does not vote for `max_ttl`. A
+    /// second call returns at once with none, even if the shutdown has not completed.
     ///
     /// # Cancel safety
     /// The shutdown starts when the future is first polled. If the future is dropped, it completes

@@ -50,9 +50,8 @@ const WINDOW: usize = 1_000;
 /// must stop sharing it within half of that, or it would come back.
 const GRACE_MIN: Duration = Duration::from_secs(20);
 const GRACE_ROUNDS: u32 = 3 * SILENT_ROUNDS;
-/// The round trips for which a leaving node waits at most for its peers to ask for its announcement.
-/// A busy machine answers late.
-const LEAVING_ROUND_TRIPS: u32 = 50;
+/// The most round trips for which a leaving node waits for its peers to ask for its announcement.
+const LEAVING_ROUND_TRIPS: u32 = 10;
 /// The maximum number of peers to which a leaving node announces it.
 const LEAVING_PEERS: usize = 32;
 /// The number of peers to which news is passed at once.
@@ -90,8 +89,9 @@ struct Running {
     filter: Arc<StdMutex<DigestFilter>>,
     /// Notified when the gossip library has handled a datagram.
     received: Arc<Notify>,
-    /// The peers to which no acknowledgement was sent since this node leaves.
-    untold: watch::Sender<BTreeSet<SocketAddr>>,
+    /// The peers that were not told yet that this node leaves. The flag is `true` once a handshake
+    /// has begun since then; the acknowledgement that ends it has the announcement.
+    untold: watch::Sender<BTreeMap<SocketAddr, bool>>,
     /// The last announcement of this run: `true` if this node votes. `None` after a restart, before
     /// the first announcement.
     said: Option<bool>,
@@ -164,7 +164,7 @@ impl Membership {
             let known = self.seen.0.peers.values().map(|peer| peer.addr);
             peers.extend(known.take(LEAVING_PEERS));
         }
-        untold.send_replace(peers.iter().copied().collect());
+        untold.send_replace(peers.iter().map(|addr| (*addr, false)).collect());
         for addr in peers {
             let _ = handle.gossip(addr);
         }
@@ -172,7 +172,7 @@ impl Membership {
             .engine
             .with(|core, _| core.node.voter_set().timing().round_trip);
         let mut told = untold.subscribe();
-        let told = told.wait_for(BTreeSet::is_empty);
+        let told = told.wait_for(BTreeMap::is_empty);
         let _ = tokio::time::timeout(round_trip * LEAVING_ROUND_TRIPS, told).await;
     }
 
@@ -481,7 +481,7 @@ struct OurSocket {
     incoming: Arc<Mutex<GossipOut>>,
     filter: Arc<StdMutex<DigestFilter>>,
     received: Arc<Notify>,
-    untold: watch::Sender<BTreeSet<SocketAddr>>,
+    untold: watch::Sender<BTreeMap<SocketAddr, bool>>,
 }
 
 #[async_trait]
@@ -509,6 +509,7 @@ impl Socket for OpenSocket {
             untold,
             ..
         } = &self.ours;
+        let is_syn = matches!(message, ChitchatMessage::Syn { .. });
         let is_ack = matches!(message, ChitchatMessage::Ack { .. });
         let mut bytes = message.serialize_to_vec();
         let now = engine.clock.mono();
@@ -523,9 +524,13 @@ impl Socket for OpenSocket {
         if !digest::has_no_effect(&bytes) {
             engine.with(|core, _| core.node.send_gossip(to, &bytes));
         }
-        if is_ack {
-            untold.send_if_modified(|untold| untold.remove(&to));
-        }
+        untold.send_if_modified(|untold| {
+            let Some(has_begun) = untold.get_mut(&to) else {
+                return false;
+            };
+            *has_begun |= is_syn;
+            is_ack && *has_begun && untold.remove(&to).is_some()
+        });
         Ok(())
     }
 

@@ -67,7 +67,6 @@ async fn dropped_shutdown_future_still_shuts_down() {
         let mut context = Context::from_waker(Waker::noop());
         assert!(shutdown.poll(&mut context).is_pending());
     }
-    // A shutdown keeps the address for ten round trips.
     let is_free = || UdpSocket::bind(mesh.local_addr()).is_ok();
     until("the address is free", is_free).await;
 }
