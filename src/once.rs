@@ -214,17 +214,20 @@ impl OnceRequest {
     ) -> Result<Outcome<T, E>, OnceError> {
         let request = self.request.clone();
         let ended = self.run_to(work, judge).await;
-        request.count_tick(match &ended {
+        let outcome = match &ended {
             Ok(Outcome::Ran(_)) => "ran",
             Ok(Outcome::Failed(_)) => "failed",
             Ok(Outcome::AlreadyRan { .. }) => "already_ran",
             Ok(Outcome::Running { .. }) => "running",
+            // This node stops, and no reason is left to look at the tick.
+            Err(OnceError::Acquire(AcquireError::ShutDown)) => return ended,
             Err(OnceError::Tick { .. } | OnceError::KeepFor { .. } | OnceError::Acquire(_)) => {
                 "not_acquired"
             }
             Err(OnceError::LeaseLost) => "lease_lost",
             Err(OnceError::NotMarked(_)) => "not_marked",
-        });
+        };
+        request.count_tick(outcome);
         ended
     }
 
