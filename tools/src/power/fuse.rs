@@ -60,6 +60,13 @@ fn entry(found: Result<Attr, SystemError>, reply: ReplyEntry) {
     }
 }
 
+fn attributes(found: Result<Attr, SystemError>, reply: ReplyAttr) {
+    match found {
+        Ok(found) => reply.attr(&TTL, &attr(found)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
 fn empty(done: Result<(), SystemError>, reply: ReplyEmpty) {
     match done {
         Ok(()) => reply.ok(),
@@ -73,10 +80,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match lock(&self.0).attr(ino.0) {
-            Ok(found) => reply.attr(&TTL, &attr(found)),
-            Err(error) => reply.error(errno(error)),
-        }
+        attributes(lock(&self.0).attr(ino.0), reply);
     }
 
     /// Sets the length. Files have neither owners, permissions nor times.
@@ -100,10 +104,7 @@ impl Filesystem for Fuse {
     ) {
         let mut disk = lock(&self.0);
         let done = size.map_or(Ok(()), |size| disk.set_len(ino.0, size));
-        match done.and_then(|()| disk.attr(ino.0)) {
-            Ok(found) => reply.attr(&TTL, &attr(found)),
-            Err(error) => reply.error(errno(error)),
-        }
+        attributes(done.and_then(|()| disk.attr(ino.0)), reply);
     }
 
     fn mkdir(
