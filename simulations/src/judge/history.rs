@@ -110,7 +110,7 @@ impl History {
     }
 
     /// Returns the voters of a key in the voter set in which a host runs.
-    fn voters_of(&self, key: KeyAt, host: HostAt) -> &[HostAt] {
+    pub(crate) fn voters_of(&self, key: KeyAt, host: HostAt) -> &[HostAt] {
         match self.others.contains(&host) {
             true => &self.terms.other_voters[key],
             false => &self.terms.voters[key],

@@ -44,7 +44,7 @@ fn judge(marks: &mut Marks, at: u64, fact: &Fact, history: &History) -> Option<S
         Fact::MarksLost { voter } => {
             let forgot = marks.forgot.get(voter).copied().unwrap_or_default();
             for (key, marked) in &mut marks.marked {
-                if history.terms.voters[*key].contains(voter) {
+                if history.voters_of(*key, *voter).contains(voter) {
                     marked.retain(|mark| mark.since >= forgot);
                 }
             }
@@ -108,6 +108,23 @@ mod tests {
             facts.insert(6, lost);
             facts.insert(3, (forgot, Fact::Forgot { voter }));
             assert_eq!(rejected(law(), terms(), &facts), count, "{voter} {forgot}");
+        }
+    }
+
+    /// The voters of a key in the other voter set are not those of the first.
+    #[test]
+    fn lost_marks_of_voter_in_other_set_excuse_earlier_marks() {
+        for (is_other, count) in [(true, 0), (false, 1)] {
+            let (host, voter) = (9, 9);
+            let mut facts = facts(21);
+            facts.insert(6, (20, Fact::MarksLost { voter }));
+            facts.insert(3, (7, Fact::Forgot { voter }));
+            facts.insert(3, (7, Fact::Changed { host, is_other }));
+            let terms = Terms {
+                other_voters: vec![vec![voter]],
+                ..terms()
+            };
+            assert_eq!(rejected(law(), terms, &facts), count);
         }
     }
 }
