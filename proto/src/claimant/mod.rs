@@ -615,6 +615,13 @@ impl Claimant {
         self.claims.get(&ticket).map(|claim| claim.epoch)
     }
 
+    /// Returns the id of a request's current claim.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn claim_id(&self, ticket: Ticket) -> Option<&ClaimId> {
+        self.claims.get(&ticket).map(|claim| &claim.id)
+    }
+
     /// Returns the leases that are held at `now`: key, epoch and end.
     pub fn held(&self, now: Now) -> impl Iterator<Item = (&Key, Epoch, Instant)> {
         self.claims.values().filter_map(move |claim| {

@@ -27,6 +27,8 @@ pub(crate) struct Ongoing {
     pub(crate) outlives: bool,
     /// The true time of its grant and the initial length of its lease, in nanoseconds.
     pub(crate) granted: Option<(u64, u64)>,
+    /// The incarnation and the number of its claim at its grant.
+    pub(crate) claim: Option<(Incarnation, u64)>,
     /// Its deadline by the node's clock, which ends with the grant.
     pub(crate) deadline: Option<Instant>,
     /// The requested ttl plus all extensions.

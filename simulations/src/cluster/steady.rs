@@ -3,7 +3,7 @@
 
 use crate::cluster::{Gossip, Ongoing, World};
 use crate::judge::{Fact, HostAt, KeyAt};
-use crate::proto::Event;
+use crate::proto::{ClaimId, Event, quorum};
 
 /// The last time that each host and link had a fault, in true time.
 #[derive(Debug)]
@@ -59,14 +59,27 @@ impl World {
     }
 
     /// Returns since when a quorum of a key's voters could have renewed a lease of this host.
-    fn steady_since(&self, holder: HostAt, key: KeyAt) -> Option<u64> {
-        let voters = &self.laws.history.terms.voters[key];
+    fn steady_since(&self, holder: HostAt, key: KeyAt, ongoing: &Ongoing) -> Option<u64> {
+        let is_other = self.hosts[holder].is_other;
+        let terms = &self.laws.history.terms;
+        let voters = match is_other {
+            true => &terms.other_voters[key],
+            false => &terms.voters[key],
+        };
+        let claim = ongoing.claim.map(|(incarnation, seq)| ClaimId {
+            node: self.hosts[holder].id.clone(),
+            incarnation,
+            seq,
+        });
         let own = self.host_steady_since(holder)?;
         let mut since: Vec<u64> = voters
             .iter()
             .filter_map(|voter| {
                 let its = self.process(*voter)?.node.voter()?;
-                let votes = its.quarantine().is_none() && its.closed().is_none();
+                // One of another set refuses the claim; one that revoked it renews it no more.
+                let renews = self.hosts[*voter].is_other == is_other
+                    && claim.as_ref().is_none_or(|it| !its.has_revoked(it));
+                let votes = renews && its.quarantine().is_none() && its.closed().is_none();
                 let at = self.host_steady_since(*voter).filter(|_| votes)?;
                 let links = self.links_steady_since(holder, *voter)?;
                 let other = self.reaches_since(holder, *voter, key)?;
@@ -74,7 +87,7 @@ impl World {
             })
             .collect();
         since.sort_unstable();
-        since.get(self.laws.history.quorum(key) - 1).copied()
+        since.get(quorum(voters.len()) - 1).copied()
     }
 
     /// Returns since when the host that has a voter's vote, if it is not `holder`, could give it
@@ -145,7 +158,7 @@ impl World {
         {
             return;
         }
-        let Some(since) = self.steady_since(host, asked.key) else {
+        let Some(since) = self.steady_since(host, asked.key, ongoing) else {
             return;
         };
         // A voter may first have to let another claim's vote expire.

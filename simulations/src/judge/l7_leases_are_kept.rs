@@ -3,7 +3,8 @@
 //!
 //! A lease counts on votes up to one lease old, and a voter may first have to let another claim's
 //! vote expire. So the quorum must have been reachable for that long. A voter whose vote another
-//! host has counts since that host could give it back. Judged if clocks keep `max_drift`.
+//! host has counts since that host could give it back. One that has revoked the claim does not count,
+//! nor does one of another voter set than the holder. Judged if clocks keep `max_drift`.
 
 use super::{Fact, History};
 

@@ -150,6 +150,7 @@ impl World {
             renews: wish.renews,
             outlives: wish.outlives,
             granted: None,
+            claim: None,
             deadline,
             span: Duration::from_nanos(wish.ttl),
             keep_for: wish.keep_for,

@@ -283,8 +283,13 @@ impl World {
         self.note(Counted::Grants, host);
         let until = self.true_end(host, valid_until);
         let process = self.hosts[host].process.as_mut();
-        if let Some(ongoing) = process.and_then(|it| it.requests.get_mut(&ticket)) {
+        if let Some(process) = process
+            && let Some(ongoing) = process.requests.get_mut(&ticket)
+        {
             ongoing.granted = Some((self.time, until.saturating_sub(self.time)));
+            let node = process.node.node();
+            let claim = node.and_then(|it| it.claimant().claim_id(ticket));
+            ongoing.claim = claim.map(|it| (it.incarnation, it.seq));
         }
         let request = ongoing.request;
         self.see(&Fact::Granted {
