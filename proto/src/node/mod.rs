@@ -1538,8 +1538,10 @@ impl Node {
         }
         if probes && self.speaks == PROTOCOL_VERSION {
             // The reply is in that version, if the node reads it.
-            let probe = Message::Challenge(Challenge { nonce: 0 });
-            self.transmit((PROTOCOL_VERSION, to), node.clone(), &[probe]);
+            let probe = [Message::Challenge(Challenge { nonce: 0 })];
+            for to in [Some(to), other].into_iter().flatten() {
+                self.transmit((PROTOCOL_VERSION, to), node.clone(), &probe);
+            }
         }
         if let Some(other) = other {
             self.transmit((version, other), node.clone(), &messages);
