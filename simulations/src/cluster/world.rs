@@ -417,9 +417,12 @@ impl World {
         match event {
             WorldEvent::Arrive { to, datagram } => self.arrive(to, datagram),
             WorldEvent::Timer { host, timer } => {
-                if self.hosts[host].timer == timer && self.hosts[host].acts() {
+                if self.hosts[host].timer == timer {
+                    // Also while the host is paused: it may ask for the same time again.
                     self.hosts[host].timer_at = None;
-                    self.wake(host);
+                    if self.hosts[host].acts() {
+                        self.wake(host);
+                    }
                 }
             }
             WorldEvent::Synced {

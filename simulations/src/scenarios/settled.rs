@@ -104,11 +104,38 @@ impl World {
                 *until = self.time;
                 self.resume(host);
             }
-            if !self.broken.contains(&host) || self.hosts[host].process.is_some() {
+            let stays_down = self.left_far_fences(host);
+            if !self.broken.contains(&host) && !stays_down || self.hosts[host].process.is_some() {
                 self.start(host, false, false);
             }
         }
         self.send_true_views();
+        self.start_forgotten();
+    }
+
+    /// Starts the hosts that may have left fences far ahead with others, once nobody keeps these.
+    fn start_forgotten(&mut self) {
+        let hosts = 0..self.hosts.len();
+        let forgotten: Vec<HostAt> = hosts
+            .filter(|host| self.left_far_fences(*host) && !self.broken.contains(host))
+            .collect();
+        if forgotten.is_empty() {
+            return;
+        }
+        self.run_until(self.time + self.lease(), |_| false);
+        for host in forgotten {
+            // A restart that was due may have started it sooner.
+            self.crash(host);
+            self.start(host, false, false);
+        }
+        self.send_true_views();
+    }
+
+    /// Returns `true` if the wall clock of a host was far ahead and it has no journal, so that its
+    /// voter may have left its fences with others when it was shut down.
+    fn left_far_fences(&self, host: HostAt) -> bool {
+        let machine = &self.hosts[host];
+        machine.was_far_ahead && machine.disk.is_none() && self.settings.handover_span.is_some()
     }
 
     /// L1: checks that every requested lock is granted and every `try` is decided.

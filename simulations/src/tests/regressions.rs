@@ -216,14 +216,25 @@ fn process_that_sends_once_beside_two_others_is_challenged() {
     assert!(broken.is_empty(), "{broken:?}");
 }
 
-/// M2, M8, L7, L6 and L3. In these worlds the simulation itself was wrong: it took a process for
+/// L1. The namesake of a voter was dead, and the voter had taken a higher incarnation. A node that
+/// had not received that one asked only the address of the namesake whether it reads the newest
+/// version, and so it sent no claim for a key that may be marked.
+#[test]
+fn voter_at_its_second_address_is_probed() {
+    let outcome = run_seed(1_290_019_718, Tweaks::default(), false);
+    let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+/// M2, M8, L7, L6, L3 and L1. In these worlds the simulation itself was wrong: it took a process for
 /// known that had sent nothing, that was behind a dead mapping or that had another incarnation by
 /// then, a late timer for one in time, and an incarnation for proven to be over that had used two
 /// addresses. A story began while an answer was on its way that ended it early, or before a process
 /// knew the incarnation of its dead namesake. A voter counted for a lease while its vote was out to
 /// a host that was cut off from it. A claim was granted by the last vote of a voter after that had
 /// lost it, and had said so. A voter whose vote is enough alone had other settings before, and nobody
-/// was there to name them.
+/// was there to name them. The timer of a process that was paused when it was due was not set again.
+/// A voter whose fences were far ahead was to start without them, and took them up from others.
 #[test]
 fn seeds_that_misled_the_judge_keep_every_law() {
     for seed in [
@@ -241,6 +252,8 @@ fn seeds_that_misled_the_judge_keep_every_law() {
         1_220_000_515,
         1_230_005_832,
         1_250_004_931,
+        1_290_014_607,
+        1_290_017_430,
     ] {
         let outcome = run_seed(seed, Tweaks::default(), false);
         let broken: Vec<&str> = outcome.violations.iter().map(|it| it.law).collect();
