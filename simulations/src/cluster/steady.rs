@@ -72,13 +72,18 @@ impl World {
             seq,
         });
         let own = self.host_steady_since(holder)?;
+        let versions = &self.settings.versions;
+        let may_be_untold = versions.are_mixed || versions.are_untold;
         let mut since: Vec<u64> = voters
             .iter()
             .filter_map(|voter| {
                 let its = self.process(*voter)?.node.voter()?;
-                // One of another set refuses the claim; one that revoked it renews it no more.
+                // One of another set refuses the claim. One that revoked it renews it no more, and
+                // its holder is not told if either speaks version 1.
                 let renews = self.hosts[*voter].is_other == is_other
-                    && claim.as_ref().is_none_or(|it| !its.has_revoked(it));
+                    && claim
+                        .as_ref()
+                        .is_none_or(|it| !(may_be_untold && its.has_revoked(it)));
                 let votes = renews && its.quarantine().is_none() && its.closed().is_none();
                 let at = self.host_steady_since(*voter).filter(|_| votes)?;
                 let links = self.links_steady_since(holder, *voter)?;
