@@ -10,7 +10,9 @@ use lockmesh::status::{RefuseReason, Standing, VoterStart};
 use lockmesh::{Guard, Mesh, Shutdown};
 use lockmesh_harness::LocalMesh;
 
-use crate::common::{Ledger, PATIENCE, nodes, settings, until, with_clients, within, work};
+use crate::common::{
+    Ledger, PATIENCE, nodes, sees_all, settings, until, with_clients, within, work,
+};
 
 const MAX_TTL: Duration = Duration::from_secs(600);
 
@@ -116,10 +118,17 @@ async fn leaving_voter_says_so() {
     let cluster = with_clients(3, 1, MAX_TTL).await;
     // Nobody answers, so the handover takes its whole time.
     let client = cluster.node(3);
+    sees_all(&client).await;
+    until("it votes", || {
+        client.status().members[0].standing == Standing::Votes
+    })
+    .await;
     for n in 1..3 {
         cluster.cut(0, n);
     }
-    // An idle client asks the voters only every few seconds. One that is refused asks at once.
+    // A client that is refused asks the voters how they are when it next looks. It looks each
+    // second, or four times as often while it holds a lock.
+    let _held = client.lock("held").acquire().await.unwrap();
     let asks = client.clone();
     let asks = tokio::spawn(async move {
         loop {
