@@ -1,5 +1,5 @@
-//! The datagrams of gossip in an idle cluster, and how soon it reports a change. Five nodes run in one
-//! process over a network in memory, on a paused clock.
+//! The datagrams of gossip in an idle cluster, and how soon it reports a change. Five nodes run in
+//! one process over a network in memory, on a paused clock.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 

@@ -3,7 +3,7 @@
 
 use crate::cluster::{Gossip, Ongoing, World};
 use crate::judge::{Fact, HostAt, KeyAt};
-use crate::proto::{ClaimId, Event, quorum};
+use crate::proto::{ClaimId, Event};
 
 /// The last time that each host and link had a fault, in true time.
 #[derive(Debug)]
@@ -60,12 +60,8 @@ impl World {
 
     /// Returns since when a quorum of a key's voters could have renewed a lease of this host.
     fn steady_since(&self, holder: HostAt, key: KeyAt, ongoing: &Ongoing) -> Option<u64> {
-        let is_other = self.hosts[holder].is_other;
-        let terms = &self.laws.history.terms;
-        let voters = match is_other {
-            true => &terms.other_voters[key],
-            false => &terms.voters[key],
-        };
+        let history = &self.laws.history;
+        let voters = history.voters_of(key, holder);
         let claim = ongoing.claim.map(|(incarnation, seq)| ClaimId {
             node: self.hosts[holder].id.clone(),
             incarnation,
@@ -80,7 +76,7 @@ impl World {
                 let its = self.process(*voter)?.node.voter()?;
                 // One of another set refuses the claim. One that revoked it renews it no more, and
                 // its holder is not told if either speaks version 1.
-                let renews = self.hosts[*voter].is_other == is_other
+                let renews = self.hosts[*voter].is_other == self.hosts[holder].is_other
                     && claim
                         .as_ref()
                         .is_none_or(|it| !(may_be_untold && its.has_revoked(it)));
@@ -92,7 +88,7 @@ impl World {
             })
             .collect();
         since.sort_unstable();
-        since.get(quorum(voters.len()) - 1).copied()
+        since.get(history.quorum_of(key, holder) - 1).copied()
     }
 
     /// Returns since when the host that has a voter's vote, if it is not `holder`, could give it

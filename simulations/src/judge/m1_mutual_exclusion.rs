@@ -1,6 +1,5 @@
 //! **M1 mutual exclusion** (`docs/protocol.md`, section 1): at no instant do two claims for one key
-//! both report that they are held. Judged if clocks keep `max_drift`, which it assumes, and as in M3
-//! if no incarnation fell behind.
+//! both report that they are held. Judged if clocks keep `max_drift`, which it assumes.
 //!
 //! Two leases start to overlap only when one of them begins or is lengthened. So a check at those
 //! two instants covers every instant.
@@ -17,10 +16,6 @@ pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
     let key = history.open.get(request)?.key;
     let mut others = history.holders(key, at).filter(|(id, _)| id != request);
     let (other, asked) = others.next()?;
-    let host = history.open.get(request)?.host;
-    if history.is_unknown(host) || history.is_unknown(asked.host) {
-        return None;
-    }
     Some(format!(
         "key {key}: request {request} and request {other} (host {}, epoch {}) hold it at once",
         asked.host, asked.epoch

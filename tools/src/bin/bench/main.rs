@@ -59,8 +59,9 @@ struct Args {
     /// Measure only these rows of the table.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Row>,
-    /// The places in which the voters keep their memory. Several are measured one after another, and one that is
-    /// named again is measured again. Rows other than W1, W2, W3 and W5 keep it in the process.
+    /// The places in which the voters keep their memory. Several are measured one after another, and
+    /// one that is named again is measured again. Rows other than W1, W2, W3 and W5 keep it in the
+    /// process.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "memory")]
     keep: Vec<Keep>,
     /// Also measure these lock services, with servers that are started for it: W1 to W5, if the
