@@ -188,6 +188,8 @@ mutants! {
     AloneByOwnClock,
     /// A later incarnation ends the claims of earlier ones from any address.
     AnyPlaceProves,
+    /// Any answer to a challenge proves that the earlier incarnations of an address are over.
+    AnyAnswerProves,
     /// A process continues after it learns of another process of its name.
     TwinGoesOn,
     /// The last address that a peer sent from is never given up.

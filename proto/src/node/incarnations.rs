@@ -1,13 +1,15 @@
 //! The incarnations of one peer: the highest, those proven to be over, and a pair that may be two
 //! live processes (rules 25 and 26).
 //!
-//! A socket belongs to one process. An incarnation is therefore over once a higher one sends from
-//! the same address. A higher one at another address proves nothing: the older process may still
-//! run, and its votes expire by the clock.
+//! A socket belongs to one process. If a higher incarnation sends from the address of a lower one,
+//! it is sent a challenge. Its answer proves that the lower one is over. The datagram proves
+//! nothing: an earlier process may have sent it, if the wall clock was set back.
 //!
-//! Both incarnations are then sent the same challenge. A process has one incarnation at a time, and
-//! its numbers rise. If both answer a challenge that was sent after both had been received, there
-//! are two processes. A late datagram of a dead process cannot answer that challenge.
+//! A higher one at another address does not prove it either: the older process may still run, and
+//! its votes expire by the clock. Both incarnations are then sent the same challenge. A process has
+//! one incarnation at a time, and its numbers rise. If both answer a challenge that was sent after
+//! both had been received, there are two processes. A late datagram of a dead process cannot answer
+//! that challenge.
 
 use std::net::SocketAddr;
 
@@ -32,9 +34,11 @@ pub(super) struct Incarnations {
     highest: Option<KnownIncarnation>,
     /// The highest one before that.
     before: Incarnation,
-    /// Lower incarnations that are not proven to be over.
+    /// Lower incarnations that may have claims at this node's voter, and are not proven to be over.
     earlier: Vec<KnownIncarnation>,
     rivals: Option<Box<Rivals>>,
+    /// The challenge to the highest one at an address of earlier ones.
+    proof: Option<Proof>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,21 +68,28 @@ struct Rivals {
     lower_answered: bool,
 }
 
+/// A challenge to the highest incarnation. Its answer proves that earlier ones are over.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    /// Unused before all earlier incarnations were received.
+    nonce: u64,
+    asked_at: Instant,
+    tries: u32,
+}
+
 /// The consequences of a datagram of a peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Hearing {
     pub(crate) heard: Heard,
-    /// The incarnations that it proves to be over.
-    pub(crate) over: Vec<Incarnation>,
-    /// The challenge to send to two of its incarnations.
-    pub(crate) asks: Option<Asks>,
+    /// The challenges to send.
+    pub(crate) asks: Vec<Asks>,
 }
 
 impl Hearing {
-    /// A datagram that ends no incarnation and causes no challenge.
+    /// A datagram that causes no challenge.
     pub(crate) fn of(heard: Heard) -> Self {
-        let (over, asks) = (Vec::new(), None);
-        Self { heard, over, asks }
+        let asks = Vec::new();
+        Self { heard, asks }
     }
 }
 
@@ -95,11 +106,20 @@ pub(crate) enum Heard {
     TooMany,
 }
 
-/// A challenge to two incarnations.
+/// A challenge to an incarnation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Asks {
     pub(crate) nonce: u64,
-    pub(crate) at: [SocketAddr; 2],
+    pub(crate) at: SocketAddr,
+}
+
+/// What an answer to a challenge proves.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Proven {
+    /// The incarnations that are over.
+    pub(crate) over: Vec<Incarnation>,
+    /// Two processes that are alive.
+    pub(crate) two: Option<Two>,
 }
 
 /// Two processes of one name: the incarnation and the address of each.
@@ -116,13 +136,16 @@ impl Incarnations {
         self.before
     }
 
-    /// Records a datagram of this incarnation from this address. `nonce` must be unused.
+    /// Records a datagram of this incarnation from this address. `nonce` must be unused. `has_claims`
+    /// returns `true` if the peer may have claims at this node's voter. It is called only for a new
+    /// incarnation.
     pub(super) fn hear(
         &mut self,
         now: Instant,
         (number, at): (Incarnation, SocketAddr),
         nonce: u64,
         timing: &Timing,
+        has_claims: impl FnOnce() -> bool,
     ) -> Hearing {
         let has_moved = false;
         let new = KnownIncarnation {
@@ -144,16 +167,21 @@ impl Incarnations {
             }
             _ => {
                 self.begin(new, nonce);
+                if !self.earlier.is_empty() && !has_claims() {
+                    self.earlier.clear();
+                }
                 Heard::NewIncarnation
             }
         };
-        let over = match heard {
-            Heard::Outdated { .. } => Vec::new(),
-            _ => self.end_earlier(at),
-        };
         let is_lower = matches!(heard, Heard::Outdated { .. });
-        let asks = self.ask(now, is_lower, nonce, timing);
-        Hearing { heard, over, asks }
+        let mut asks = Vec::new();
+        if !is_lower {
+            asks.extend(self.ask_for_proof(now, at, nonce, timing));
+        }
+        if let Some((nonce, at)) = self.ask(now, is_lower, nonce, timing) {
+            asks.extend(at.map(|at| Asks { nonce, at }));
+        }
+        Hearing { heard, asks }
     }
 
     /// Records a higher incarnation than any before.
@@ -162,6 +190,7 @@ impl Incarnations {
             return;
         };
         self.before = before.number;
+        self.proof = None;
         if self.earlier.len() == EARLIER_MAX {
             self.earlier.remove(0);
         }
@@ -204,25 +233,55 @@ impl Incarnations {
         at == home || self.rivals.as_deref().is_none_or(is_silent)
     }
 
-    /// Removes and returns the earlier incarnations at `at`. They are over, since the highest sends
-    /// from there.
-    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
-        let is_over = |incarnation: &KnownIncarnation| {
-            incarnation.at == at && !incarnation.has_moved || mistaken!(AnyPlaceProves)
-        };
-        if self.earlier.is_empty() {
-            return Vec::new();
+    /// Returns a challenge to the highest incarnation, if one is due. The highest sent from `at`.
+    fn ask_for_proof(
+        &mut self,
+        now: Instant,
+        at: SocketAddr,
+        nonce: u64,
+        timing: &Timing,
+    ) -> Option<Asks> {
+        if !self.earlier.iter().any(|earlier| earlier.ends_at(at)) {
+            return None;
         }
-        let over = self.earlier.extract_if(.., |it| is_over(it));
-        let over = over.map(|incarnation| incarnation.number).collect();
         if self.rivals.as_ref().is_some_and(|it| it.lower.1 == at) {
             self.rivals = None;
+        }
+        let most = timing.max_ttl / ASKED_AGAIN;
+        let pause = |tries: u32| (timing.round_trip * (1 << tries.min(TRIES_MAX))).min(most);
+        let (nonce, tries) = match self.proof {
+            Some(proof) if now < proof.asked_at.after(pause(proof.tries)) => return None,
+            Some(proof) => (proof.nonce, proof.tries.saturating_add(1)),
+            None => (nonce, 1),
+        };
+        let asked_at = now;
+        self.proof = Some(Proof {
+            nonce,
+            asked_at,
+            tries,
+        });
+        Some(Asks { nonce, at })
+    }
+
+    /// Removes and returns the earlier incarnations at `at`. They are over, since the highest has
+    /// answered a challenge from there.
+    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
+        let over = self.earlier.extract_if(.., |earlier| earlier.ends_at(at));
+        let over: Vec<Incarnation> = over.map(|incarnation| incarnation.number).collect();
+        if !over.is_empty() {
+            self.proof = None;
         }
         over
     }
 
-    /// Returns a challenge to both incarnations, if one is due.
-    fn ask(&mut self, now: Instant, is_lower: bool, nonce: u64, timing: &Timing) -> Option<Asks> {
+    /// Returns the nonce of a challenge to both incarnations and their addresses, if one is due.
+    fn ask(
+        &mut self,
+        now: Instant,
+        is_lower: bool,
+        nonce: u64,
+        timing: &Timing,
+    ) -> Option<(u64, [SocketAddr; 2])> {
         let (highest, rivals) = (self.highest?, self.rivals.as_deref_mut()?);
         let most = timing.max_ttl / ASKED_AGAIN;
         let pause = match rivals.tries {
@@ -243,14 +302,28 @@ impl Incarnations {
         rivals.is_asked = true;
         rivals.tries = (rivals.tries + 1).min(TRIES_MAX);
         rivals.in_vain = rivals.in_vain.saturating_add(1);
-        Some(Asks {
-            nonce: rivals.nonce,
-            at: [highest.at, rivals.lower.1],
-        })
+        Some((rivals.nonce, [highest.at, rivals.lower.1]))
     }
 
-    /// Records an answer to a challenge. Returns both incarnations if both have answered.
+    /// Records an answer to a challenge.
     pub(super) fn answer(
+        &mut self,
+        (number, at): (Incarnation, SocketAddr),
+        nonce: u64,
+        next_nonce: u64,
+    ) -> Proven {
+        let is_proof = self.proof.is_some_and(|proof| proof.nonce == nonce);
+        let is_highest = Some(number) == self.highest() || mistaken!(AnyAnswerProves);
+        let over = match is_proof && is_highest {
+            true => self.end_earlier(at),
+            false => Vec::new(),
+        };
+        let two = self.answer_of_rival((number, at), nonce, next_nonce);
+        Proven { over, two }
+    }
+
+    /// Records an answer of one of the rivals. Returns both if both have answered.
+    fn answer_of_rival(
         &mut self,
         (number, at): (Incarnation, SocketAddr),
         nonce: u64,
@@ -276,6 +349,13 @@ impl Incarnations {
         rivals.is_asked = true;
         rivals.are_two = true;
         Some([(highest.number, highest.at), rivals.lower])
+    }
+}
+
+impl KnownIncarnation {
+    /// Returns `true` if it is over once a higher one answers from `at`.
+    fn ends_at(&self, at: SocketAddr) -> bool {
+        self.at == at && !self.has_moved || mistaken!(AnyPlaceProves)
     }
 }
 
@@ -315,35 +395,100 @@ mod tests {
 
     fn hear(incarnations: &mut Incarnations, ms: u64, number: u64, port: u16) -> Hearing {
         let from = (incarnation(number), addr(port));
-        incarnations.hear(at(ms), from, ms + 1_000, &Timing::lan())
+        incarnations.hear(at(ms), from, ms + 1_000, &Timing::lan(), || true)
     }
 
-    fn over(word: &Hearing) -> Vec<u64> {
-        word.over
-            .iter()
-            .map(|incarnation| incarnation.get())
-            .collect()
+    /// A datagram whose sender answers all challenges. Returns the incarnations that are over.
+    fn hear_and_ask(incarnations: &mut Incarnations, ms: u64, number: u64, port: u16) -> Vec<u64> {
+        let asks = hear(incarnations, ms, number, port).asks;
+        let asks = asks.into_iter().filter(|asks| asks.at == addr(port));
+        let from = (incarnation(number), addr(port));
+        let proven = asks.map(|asks| incarnations.answer(from, asks.nonce, ms + 2_000));
+        let over = proven.flat_map(|proven| proven.over);
+        over.map(|incarnation| incarnation.get()).collect()
+    }
+
+    /// The port of the lower of two incarnations that are challenged.
+    fn rival_of(word: &Hearing) -> Option<SocketAddr> {
+        assert!(word.asks.is_empty() || word.asks.len() == 2);
+        word.asks.last().map(|asks| asks.at)
     }
 
     #[test]
-    fn higher_incarnation_ends_the_one_at_its_address() {
+    fn answer_of_higher_incarnation_ends_the_one_at_its_address() {
         let mut incarnations = Incarnations::default();
         assert_eq!(
             hear(&mut incarnations, 0, 5, 1).heard,
             Heard::NewIncarnation
         );
         let word = hear(&mut incarnations, 1, 6, 1);
-        assert_eq!((word.heard, over(&word)), (Heard::NewIncarnation, vec![5]));
-        assert_eq!(word.asks, None);
+        assert_eq!(word.heard, Heard::NewIncarnation);
+        let [asks] = word.asks[..] else { panic!() };
+        assert_eq!(asks.at, addr(1));
+        let mut over = |number, port, nonce| {
+            let from = (incarnation(number), addr(port));
+            incarnations.answer(from, nonce, 7).over
+        };
+        // The datagram may be late, and 5 the one that is alive.
+        assert_eq!(over(5, 1, asks.nonce), []);
+        assert_eq!(over(6, 2, asks.nonce), [], "from elsewhere");
+        assert_eq!(over(6, 1, asks.nonce - 1), [], "an old challenge");
+        assert_eq!(over(6, 1, asks.nonce), [incarnation(5)]);
+        assert!(hear(&mut incarnations, 500, 6, 1).asks.is_empty());
+    }
+
+    #[test]
+    fn incarnation_without_claims_needs_no_proof() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let from = (incarnation(6), addr(1));
+        let word = incarnations.hear(at(1), from, 7, &Timing::lan(), || false);
+        assert_eq!(word, Hearing::of(Heard::NewIncarnation));
+        assert!(hear(&mut incarnations, 2, 6, 1).asks.is_empty());
+    }
+
+    /// The challenge or its answer may be lost.
+    #[test]
+    fn proof_is_asked_for_until_it_comes() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let mut asked = Vec::new();
+        for ms in 1..10_000 {
+            for asks in hear(&mut incarnations, ms, 6, 1).asks {
+                asked.push((ms, asks.nonce));
+            }
+        }
+        let times: Vec<u64> = asked.iter().map(|(ms, _)| *ms).collect();
+        assert_eq!(times[..5], [1, 21, 61, 141, 301]);
+        assert!(times.len() < 16, "{times:?}");
+        let from = (incarnation(6), addr(1));
+        let proven = incarnations.answer(from, asked[3].1, 7);
+        assert_eq!(proven.over, [incarnation(5)]);
+    }
+
+    /// An answer to an earlier challenge does not prove that a later one is over.
+    #[test]
+    fn proof_names_only_incarnations_before_its_challenge() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        let first = hear(&mut incarnations, 1, 7, 1).asks[0];
+        let second = hear(&mut incarnations, 2, 8, 1).asks[0];
+        let mut over = |number, nonce| {
+            let from = (incarnation(number), addr(1));
+            incarnations.answer(from, nonce, 9).over
+        };
+        assert_eq!(over(7, first.nonce), []);
+        assert_eq!(over(8, first.nonce), []);
+        assert_eq!(over(8, second.nonce), [incarnation(5), incarnation(7)]);
     }
 
     #[test]
     fn higher_incarnation_from_elsewhere_ends_nothing() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
-        assert!(over(&hear(&mut incarnations, 1, 6, 2)).is_empty());
-        assert_eq!(over(&hear(&mut incarnations, 2, 7, 2)), [6], "not 5");
-        assert_eq!(over(&hear(&mut incarnations, 3, 8, 1)), [5], "not 7");
+        assert!(hear_and_ask(&mut incarnations, 1, 6, 2).is_empty());
+        assert_eq!(hear_and_ask(&mut incarnations, 2, 7, 2), [6], "not 5");
+        assert_eq!(hear_and_ask(&mut incarnations, 3, 8, 1), [5], "not 7");
     }
 
     #[test]
@@ -353,7 +498,7 @@ mod tests {
         assert_eq!(hear(&mut incarnations, 1, 5, 2).heard, Heard::Again);
         for port in [1, 2] {
             let mut incarnations = incarnations.clone();
-            assert!(over(&hear(&mut incarnations, 2, 6, port)).is_empty());
+            assert!(hear_and_ask(&mut incarnations, 2, 6, port).is_empty());
         }
     }
 
@@ -361,11 +506,14 @@ mod tests {
     fn both_incarnations_are_challenged_and_must_answer() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
-        let asks = hear(&mut incarnations, 1, 6, 2).asks.unwrap();
-        assert_eq!(asks.at, [addr(2), addr(1)]);
+        let asks = hear(&mut incarnations, 1, 6, 2).asks;
+        assert_eq!(
+            asks.iter().map(|it| it.at).collect::<Vec<_>>(),
+            [addr(2), addr(1)]
+        );
         let mut answer = |number, port| {
             let from = (incarnation(number), addr(port));
-            incarnations.answer(from, asks.nonce, 7)
+            incarnations.answer(from, asks[0].nonce, 7).two
         };
         assert_eq!(answer(6, 2), None);
         assert_eq!(answer(6, 2), None, "doubled");
@@ -380,7 +528,7 @@ mod tests {
     fn each_lower_incarnation_is_challenged() {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 9, 3);
-        let with = |word: Hearing| word.asks.map(|asks| asks.at[1]);
+        let with = |word: Hearing| rival_of(&word);
         assert_eq!(with(hear(&mut incarnations, 1, 5, 1)), Some(addr(1)));
         assert_eq!(with(hear(&mut incarnations, 2, 6, 2)), None, "too soon");
         let mut asked = (3..100).filter_map(|ms| with(hear(&mut incarnations, ms, 5, 1)));
@@ -393,11 +541,11 @@ mod tests {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         let asked = (1..200_000).step_by(5);
-        let asked = asked.filter(|ms| hear(&mut incarnations, *ms, 6, 2).asks.is_some());
+        let asked = asked.filter(|ms| rival_of(&hear(&mut incarnations, *ms, 6, 2)).is_some());
         assert_eq!(asked.count(), TRIES_MAX as usize);
         // A late datagram of it only triggers another challenge.
         let word = hear(&mut incarnations, 300_000, 5, 1);
-        assert!(word.asks.is_some());
+        assert!(rival_of(&word).is_some());
         assert!(matches!(word.heard, Heard::Outdated { .. }));
     }
 
@@ -408,10 +556,10 @@ mod tests {
         let mut told = 0;
         for ms in (1..60_000).step_by(5) {
             for (number, port) in [(6, 2), (5, 1)] {
-                if let Some(asks) = hear(&mut incarnations, ms, number, port).asks {
+                if let [asks, _] = hear(&mut incarnations, ms, number, port).asks[..] {
                     incarnations.answer((incarnation(6), addr(2)), asks.nonce, ms);
-                    let two = incarnations.answer((incarnation(5), addr(1)), asks.nonce, ms);
-                    told += u32::from(two.is_some());
+                    let proven = incarnations.answer((incarnation(5), addr(1)), asks.nonce, ms);
+                    told += u32::from(proven.two.is_some());
                 }
             }
         }
@@ -435,7 +583,7 @@ mod tests {
         hear(&mut incarnations, 0, 6, 2);
         for ms in 2..200 {
             let word = hear(&mut incarnations, ms, 5, 1);
-            if let Some(asks) = word.asks {
+            for asks in &word.asks {
                 incarnations.answer((incarnation(6), addr(2)), asks.nonce, ms);
             }
             assert!(!told(word), "the higher one answers");

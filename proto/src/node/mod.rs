@@ -58,7 +58,7 @@ use crate::wire::{
 
 use foreign_nodes::ForeignNodes;
 use handover::Handovers;
-use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing};
+use incarnations::{ASKED_AGAIN, Asks, Heard, Hearing, Proven};
 use inspect::Inspector;
 use journal::JournalState;
 use outbox::Outbox;
@@ -819,7 +819,7 @@ impl Node {
                 continue;
             }
             if let Message::Alive(alive) = message {
-                self.take_alive(&head, from, alive);
+                self.take_alive(now, &head, from, alive);
                 continue;
             }
             if let Err(reason) = self.dispatch(now, &head, message) {
@@ -835,14 +835,18 @@ impl Node {
         let knew =
             || claimant.held(now).next().is_some() || voter.as_ref().is_some_and(Voter::has_memory);
         let incarnation = (version, head.incarnation, addr);
-        let hearing = self.peers.hear(now.mono, &head.from, incarnation, knew);
-        let Hearing { heard, over, asks } = hearing;
-        if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
-            let is_over = |incarnation| over.contains(&incarnation);
-            voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
-        }
-        if let Some(asks) = asks {
-            self.challenge(&head.from, asks);
+        let has_claims = || {
+            voter
+                .as_ref()
+                .is_some_and(|it| it.may_have_claims_of(&head.from))
+        };
+        let hearing = self
+            .peers
+            .hear(now.mono, &head.from, incarnation, knew, has_claims);
+        let Hearing { heard, asks } = hearing;
+        for Asks { nonce, at } in asks {
+            let message = Message::Challenge(Challenge { nonce });
+            self.transmit((PROTOCOL_VERSION_MIN, at), head.from.clone(), &[message]);
         }
         if heard == Heard::NewIncarnation {
             if let Some(journal) = &mut self.journal
@@ -887,7 +891,7 @@ impl Node {
         let mut says_same = false;
         for message in messages.drain(..) {
             match message {
-                Message::Alive(alive) => self.take_alive(head, addr, alive),
+                Message::Alive(alive) => self.take_alive(now, head, addr, alive),
                 Message::Outdated(Outdated { seen }) => {
                     says_same = true;
                     self.adopt(now, seen);
@@ -1296,20 +1300,16 @@ impl Node {
         voter.handle_other_set(now, from, &set, &mut self.effects);
     }
 
-    /// Sends a challenge to two incarnations of a node.
-    fn challenge(&mut self, node: &NodeId, asks: Asks) {
-        let nonce = asks.nonce;
-        for addr in asks.at {
-            let message = Message::Challenge(Challenge { nonce });
-            self.transmit((PROTOCOL_VERSION_MIN, addr), node.clone(), &[message]);
-        }
-    }
-
-    /// Handles an incarnation's answer to a challenge. If both have answered, each is sent a
-    /// `Namesake`.
-    fn take_alive(&mut self, head: &DatagramHead, addr: SocketAddr, alive: Challenge) {
+    /// Handles an incarnation's answer to a challenge. The claims of earlier ones that it proves to
+    /// be over end. Each of two live processes is sent a `Namesake`.
+    fn take_alive(&mut self, now: Now, head: &DatagramHead, addr: SocketAddr, alive: Challenge) {
         let incarnation = (head.incarnation, addr);
-        let Some(two) = self.peers.answer(&head.from, incarnation, alive.nonce) else {
+        let Proven { over, two } = self.peers.answer(&head.from, incarnation, alive.nonce);
+        if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
+            let is_over = |incarnation| over.contains(&incarnation);
+            voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
+        }
+        let Some(two) = two else {
             return;
         };
         for (mine, other) in [(two[0], two[1]), (two[1], two[0])] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::addresses::{Addresses, Targets};
-use super::incarnations::{Heard, Hearing, Incarnations, Two};
+use super::incarnations::{Heard, Hearing, Incarnations, Proven};
 use crate::event::View;
 use crate::id::{Incarnation, NodeId, NodeName};
 use crate::journal::HeardIncarnations;
@@ -171,13 +171,15 @@ impl Peers {
 
     /// Records a datagram of `node` in this version and incarnation, and from this address. `knew`
     /// returns `true` if this node has leases or a memory of votes. It is called only for the first
-    /// datagram of `node`.
+    /// datagram of `node`. `has_claims` returns `true` if `node` may have claims at this node's voter.
+    /// It is called only for a new incarnation.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
         node: &NodeId,
         (version, incarnation, addr): (u8, Incarnation, SocketAddr),
         knew: impl FnOnce() -> bool,
+        has_claims: impl FnOnce() -> bool,
     ) -> Hearing {
         if !self.has_room_for(node) {
             return Hearing::of(Heard::TooMany);
@@ -193,7 +195,7 @@ impl Peers {
         let timing = self.voter_set.timing();
         let word = known
             .incarnations
-            .hear(now, (incarnation, addr), nonce, timing);
+            .hear(now, (incarnation, addr), nonce, timing, has_claims);
         match word.heard {
             Heard::NewIncarnation => known.knew = earlier.is_some() || knew(),
             Heard::Again => {}
@@ -207,18 +209,18 @@ impl Peers {
         word
     }
 
-    /// Records an answer of `node` to a challenge. Returns both incarnations if both have answered.
+    /// Records an answer of `node` to a challenge.
     pub(crate) fn answer(
         &mut self,
         node: &NodeId,
         incarnation: (Incarnation, SocketAddr),
         nonce: u64,
-    ) -> Option<Two> {
+    ) -> Proven {
         let next = self.seed.wrapping_add(self.heard);
-        self.known
-            .get_mut(node)?
-            .incarnations
-            .answer(incarnation, nonce, next)
+        let known = self.known.get_mut(node);
+        known.map_or_else(Proven::default, |known| {
+            known.incarnations.answer(incarnation, nonce, next)
+        })
     }
 
     /// Records the boot id of a new incarnation. Returns that of the one before.
@@ -357,7 +359,9 @@ mod tests {
             Incarnation::new(incarnation),
             addr(port),
         );
-        peers.hear(Instant::ZERO, &node(name), from, || knew).heard
+        peers
+            .hear(Instant::ZERO, &node(name), from, || knew, || false)
+            .heard
     }
 
     fn view(peers: &[(&str, u16, u64, bool)]) -> View {

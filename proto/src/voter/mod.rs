@@ -282,6 +282,16 @@ impl Voter {
         self.sessions.end_incarnations(node, is_over);
     }
 
+    /// Returns `true` if a claim of `node` has a vote or waits, or may do so once this voter resumes.
+    pub(crate) fn may_have_claims_of(&self, node: &NodeId) -> bool {
+        let mut slots = self.slots.iter();
+        self.memory.is_some()
+            || slots.any(|(_, slot)| {
+                let waits = || slot.queue().iter().any(|waiter| waiter.claim.node == *node);
+                slot.vote.claim.node == *node || waits()
+            })
+    }
+
     /// Ends the claims of all incarnations of `node` below `incarnation`, as
     /// [`Voter::handle_incarnations_over`] does.
     pub fn handle_incarnation(

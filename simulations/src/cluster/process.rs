@@ -115,7 +115,6 @@ impl World {
             };
         }
         let incarnation = self.next_incarnation(host);
-        self.see_start(host, incarnation.incarnation);
         self.hosts[host].incarnations.push(incarnation);
         self.hosts[host].mapped = None;
         // A flag that was left on is harmless only while all others remember: the protocol promises
@@ -133,16 +132,6 @@ impl World {
         } else if self.settings.gossip != Gossip::Hostile {
             self.send_view(host, self.settings.gossip);
         }
-    }
-
-    /// Records whether a process runs under a lower incarnation than an earlier one of its name. A
-    /// journal names the earlier one.
-    pub(crate) fn see_start(&mut self, host: HostAt, incarnation: Incarnation) {
-        let machine = &self.hosts[host];
-        let earlier = machine.incarnations.iter().map(|it| it.incarnation);
-        let highest = earlier.fold(machine.highest, Incarnation::max);
-        let is_behind = machine.disk.is_none() && incarnation < highest;
-        self.see(&Fact::FellBehind { host, is_behind });
     }
 
     /// Moves a host to another address, unless its incarnation falls behind as well. Then nodes to

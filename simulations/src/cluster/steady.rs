@@ -186,7 +186,6 @@ impl World {
         }
         let number = number.unwrap_or_default();
         let waited = process.requests.values().any(|it| it.until.is_none());
-        self.see_start(host, number);
         let highest = &mut self.hosts[host].highest;
         *highest = (*highest).max(number);
         self.note_host(host);

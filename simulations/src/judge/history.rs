@@ -47,9 +47,6 @@ pub(crate) struct History {
     /// `true` if a voter left recovery with too few replies and had other settings before. It may
     /// not know of its votes in an earlier incarnation.
     pub(crate) leans_on_settings: bool,
-    /// Hosts whose incarnation fell behind an earlier one. `true` if a voter has restarted since
-    /// then: it may take a late datagram of the earlier process for proof that this one is over.
-    behind: BTreeMap<HostAt, bool>,
     /// Hosts that run in the other voter set.
     others: BTreeSet<HostAt>,
     pub(crate) settled_since: Option<u64>,
@@ -72,17 +69,10 @@ impl History {
             last_end: vec![0; keys],
             waived: BTreeSet::new(),
             leans_on_settings: false,
-            behind: BTreeMap::new(),
             others: BTreeSet::new(),
             settled_since: None,
             voted: BTreeMap::new(),
         }
-    }
-
-    /// Returns `true` if a voter may end the votes for this host too early: its incarnation fell
-    /// behind an earlier one of which that voter may not know.
-    pub(crate) fn is_unknown(&self, host: HostAt) -> bool {
-        self.behind.get(&host) == Some(&true)
     }
 
     /// Returns the highest epoch granted for this key so far, or zero.
@@ -194,9 +184,6 @@ impl History {
             Fact::Voted { voter, key, to } => self.keep_vote(at, *voter, *key, *to),
             Fact::Forgot { voter } => {
                 self.recovering.insert(*voter);
-                self.behind
-                    .values_mut()
-                    .for_each(|is_unknown| *is_unknown = true);
                 self.keep_loss(*voter);
             }
             Fact::Returned {
@@ -213,12 +200,6 @@ impl History {
                 self.recovering.remove(voter);
                 // Those that it has are recorded next.
                 self.votes.retain(|(other, _), _| other != voter);
-            }
-            Fact::FellBehind { host, is_behind } => {
-                match is_behind {
-                    true => self.behind.insert(*host, false),
-                    false => self.behind.remove(host),
-                };
             }
             Fact::Changed { host, is_other } => {
                 match is_other {

@@ -4,8 +4,7 @@
 //!
 //! A lease counts on a quorum. So while a guard reports "held", a quorum of the voters has its vote
 //! for it recorded. A voter that lost its memory counts with its former vote, since it gives
-//! nothing away before that is over (M5). Judged if clocks keep `max_drift`, and if the incarnation
-//! of the holder did not fall behind an earlier one that a restarted voter may not know.
+//! nothing away before that is over (M5). Judged if clocks keep `max_drift`.
 
 use super::{Fact, History};
 
@@ -21,9 +20,6 @@ pub(super) fn judge(at: u64, fact: &Fact, history: &History) -> Option<String> {
             // The vote of `was` has ended. Its guard must no longer need it.
             let mut holders = history.holders(*key, at);
             let (request, _) = holders.find(|(_, asked)| (asked.host, asked.epoch) == was)?;
-            if history.is_unknown(was.0) {
-                return None;
-            }
             let left = history.votes_for(*key, was.0, was.1) - 1;
             (left < history.quorum_of(*key, was.0)).then(|| {
                 format!(
@@ -76,24 +72,6 @@ mod tests {
         assert_eq!(rejected(judge, terms(), &facts), 1);
         facts[5] = (50, voted(1, None));
         assert_eq!(rejected(judge, terms(), &facts), 0);
-    }
-
-    #[test]
-    fn holder_that_fell_behind_is_excused_after_restart_of_voter() {
-        let fell = |is_behind| Fact::FellBehind { host: 2, is_behind };
-        let forgot = Fact::Forgot { voter: 0 };
-        let resumed = Fact::Resumed { voter: 0 };
-        for (before, count) in [
-            (vec![fell(true)], 1),
-            (vec![fell(true), forgot.clone(), resumed.clone()], 0),
-            (vec![forgot.clone(), resumed.clone(), fell(true)], 1),
-            (vec![fell(true), forgot, resumed, fell(false)], 1),
-        ] {
-            let mut facts: Vec<_> = before.into_iter().map(|fact| (0, fact)).collect();
-            facts.extend(held());
-            facts.push((30, voted(1, None)));
-            assert_eq!(rejected(judge, terms(), &facts), count);
-        }
     }
 
     #[test]

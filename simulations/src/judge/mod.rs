@@ -181,9 +181,6 @@ pub(crate) enum Fact {
     },
     /// A voter dropped the memory of its journal, which is the newest.
     Dropped { voter: HostAt },
-    /// A process runs under an incarnation that is lower than an earlier one of its name, or takes
-    /// a higher one.
-    FellBehind { host: HostAt, is_behind: bool },
     /// A host will run in the other voter set, or in the first one again.
     Changed { host: HostAt, is_other: bool },
     /// A write reached the resource.
