@@ -10,15 +10,16 @@ use hdrhistogram::Histogram;
 use lockmesh::Transport;
 use lockmesh_harness::{Fault, LinkedTransport, Links, LocalMesh};
 
+use crate::dirs::Keep;
 use crate::turns::Single;
 
 const DELAY: Duration = Duration::from_micros(200);
 
 /// Measures round trips, and acquisitions with `nodes` voters, for `span` each.
-pub(crate) async fn measure(nodes: usize, span: Duration) -> anyhow::Result<Single> {
+pub(crate) async fn measure(nodes: usize, span: Duration, keep: Keep) -> anyhow::Result<Single> {
     Ok(Single {
         rounds: rounds(span).await?,
-        acquires: acquires(nodes, span).await?,
+        acquires: acquires(nodes, span, keep).await?,
     })
 }
 
@@ -73,8 +74,12 @@ async fn receive(
     }
 }
 
-async fn acquires(nodes: usize, span: Duration) -> anyhow::Result<Histogram<u64>> {
-    let mesh = LocalMesh::builder().nodes(nodes).start().await?;
+async fn acquires(nodes: usize, span: Duration, keep: Keep) -> anyhow::Result<Histogram<u64>> {
+    let mut builder = LocalMesh::builder().nodes(nodes);
+    if let Some(durability) = keep.durability() {
+        builder = builder.data_dirs(durability);
+    }
+    let mesh = builder.start().await?;
     mesh.every_link().delay(DELAY..DELAY);
     let node = mesh.node(0);
     let mut acquires = histogram()?;

@@ -235,8 +235,8 @@ async fn of_mesh(args: &Args, keep: Keep) -> anyhow::Result<Measured> {
     // With `--compare`, only the rows that other services have too.
     let is_alone = args.compare.is_empty();
     if is_alone && args.has(&[Row::W1Link]) {
-        measured.link = Some(link::measure(NODES, span).await?);
-        measured.link_five = Some(link::measure(MORE_NODES, span).await?);
+        measured.link = Some(link::measure(NODES, span, keep).await?);
+        measured.link_five = Some(link::measure(MORE_NODES, span, keep).await?);
     }
     if is_alone && args.has(&[Row::Memory]) {
         measured.memory = held::memory().await?;
