@@ -140,7 +140,7 @@ enum Command {
         /// The time for one scope of the search, in seconds.
         #[arg(long, value_name = "N", default_value_t = 10)]
         seconds: u64,
-        /// Ignores `mutants.txt`, and replaces it by the places at which each was caught.
+        /// Replaces `mutants.txt` by the places at which each was caught. The place in it comes last.
         #[arg(long, conflicts_with = "only")]
         write: bool,
     },

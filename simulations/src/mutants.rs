@@ -2,7 +2,8 @@
 //!
 //! `mutants.txt` has the place where each mistake was caught last: a seed, or a scope of the
 //! exhaustive search. That place comes first. If the mistake is not caught there, random seeds from
-//! zero on come next, and then all scopes. `-- mutants --write` renews the file.
+//! zero on come next, and then all scopes. `-- mutants --write` renews the file: the place in it comes
+//! last then.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -36,8 +37,8 @@ struct Caught {
 /// The maximum number of states of one scope of the search.
 const STATES_MAX: usize = 3_000_000;
 
-/// Puts each mistake back, and prints which law catches it. With `write` the file does not count,
-/// and is replaced.
+/// Puts each mistake back, and prints which law catches it. With `write` the file counts only for
+/// mistakes that are caught nowhere else, and is replaced.
 pub(crate) fn command(
     seeds: u64,
     only: &str,
@@ -48,16 +49,17 @@ pub(crate) fn command(
     let begun = Instant::now();
     let all = Mutant::ALL.iter().copied();
     let all = Vec::from_iter(all.filter(|it| format!("{it:?}").contains(only)));
-    let mut early = match write {
-        true => vec![None; all.len()],
-        false => where_known(&all, search),
-    };
-    let moved = early.iter().filter(|one| one.is_none()).count();
+    let mut known = where_known(&all, search);
+    let moved = known.iter().filter(|one| one.is_none()).count();
     println!("{:<24} {:<9} {:>9}  where", "mistake", "caught by", "after");
     let mut verdicts = Vec::new();
-    for (mutant, early) in all.iter().zip(&mut early) {
-        let one = early.take();
-        let one = one.unwrap_or_else(|| anywhere(*mutant, seeds, search));
+    for (mutant, known) in all.iter().zip(&mut known) {
+        let early = known.take_if(|_| !write);
+        let one = early.unwrap_or_else(|| anywhere(*mutant, seeds, search));
+        let one = match one.law {
+            None => known.take().unwrap_or(one),
+            Some(_) => one,
+        };
         let law = one.law.as_deref().unwrap_or("nothing");
         let Caught {
             mutant,
