@@ -3,12 +3,14 @@
 //!
 //! A voter that resumes, or comes back without its memory, has forgotten the claim. One that lost its
 //! memory after the quorum had confirmed comes back only after the lease is over. Judged if clocks
-//! keep `max_drift`, and only with one voter set. Judged are claims that are granted by then: facts
-//! name a claim by its epoch, and the request of a pending claim goes on under the same epoch.
+//! keep `max_drift`, and only with one voter set. Judged are claims that were granted before the
+//! revoke began: facts name a claim by its epoch, and the request of a pending claim goes on under the
+//! same epoch.
 
 use std::collections::BTreeMap;
 
-use super::{Fact, History, HostAt, KeyAt, Law};
+use super::history::Asked;
+use super::{Fact, History, HostAt, KeyAt, Law, RequestId};
 
 /// A claim that a quorum has revoked: those of its voters that remember it, and the end of its lease.
 struct Ending {
@@ -21,6 +23,8 @@ struct Revoked {
     claims: BTreeMap<(KeyAt, (HostAt, u64)), Ending>,
     /// When each voter last lost or read its memory.
     restarted: BTreeMap<HostAt, u64>,
+    /// When each open request was granted.
+    granted: BTreeMap<RequestId, u64>,
     has_other_set: bool,
 }
 
@@ -59,9 +63,14 @@ impl Revoked {
                     return None;
                 }
                 let ends = *ends;
-                let mut open = history.open.values();
-                let held = open.find(|it| it.key == *key && (it.host, it.epoch) == *claim)?;
+                let mut open = history.open.iter();
+                let is_it =
+                    |asked: &Asked| asked.key == *key && (asked.host, asked.epoch) == *claim;
+                let (request, held) = open.find(|(_, asked)| is_it(asked))?;
                 let until = held.until?;
+                if self.granted.get(request).is_none_or(|at| at > since) {
+                    return None;
+                }
                 self.claims.insert((*key, *claim), Ending { voters, ends });
                 return self.too_long(*key, *claim, until, history);
             }
@@ -70,8 +79,12 @@ impl Revoked {
                 epoch,
                 until,
             } => {
+                self.granted.insert(*request, at);
                 let asked = history.open.get(request)?;
                 return self.too_long(asked.key, (asked.host, *epoch), *until, history);
+            }
+            Fact::Over { request, .. } => {
+                self.granted.remove(request);
             }
             Fact::Until { request, until } => {
                 let asked = history.open.get(request)?;
@@ -137,6 +150,14 @@ mod tests {
         let mut terms = terms();
         terms.clocks_kept = false;
         assert_eq!(rejected(law(), terms, &facts(131)), 0);
+    }
+
+    /// The request was pending when the revoke began, and went on with another claim.
+    #[test]
+    fn lease_granted_after_the_revoke_began_is_not_judged() {
+        let mut facts = facts(131);
+        facts[2].0 = 21;
+        assert_eq!(rejected(law(), terms(), &facts), 0);
     }
 
     #[test]
