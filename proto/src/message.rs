@@ -168,7 +168,8 @@ pub struct SessionId {
 /// The state of the claim that has a voter's vote.
 ///
 /// The holder is silent if the `Claim` that last gave or renewed its vote was received at
-/// least `holder_probe_interval` ago.
+/// least `holder_probe_interval` ago. For a claim of a later incarnation of its node it is always
+/// silent, unless it outlives its process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum HolderGranted {
     /// Not known to be granted, and not silent.

@@ -113,6 +113,8 @@ mutants! {
     EarlierIncarnationsWait,
     /// Votes for a node's earlier incarnations are not ended.
     EarlierIncarnationsHold,
+    /// A `try` claim is denied because of an earlier incarnation of its node.
+    EarlierIncarnationsDeny,
     /// A voter that may have forgotten votes confirms that a cluster is new.
     ForgetfulVouch,
     /// A granted claim is refused for its skew.

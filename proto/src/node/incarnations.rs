@@ -12,12 +12,14 @@
 //! that challenge.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use crate::id::Incarnation;
 use crate::time::Instant;
 use crate::voter_set::Timing;
 
-/// The most earlier incarnations that are remembered. The votes of others expire by the clock.
+/// The most rows of earlier incarnations that are remembered. The votes of others expire by the
+/// clock.
 const EARLIER_MAX: usize = 4;
 /// The number of times per `max_ttl` that two live processes are challenged again.
 pub(super) const ASKED_AGAIN: u32 = 16;
@@ -35,7 +37,7 @@ pub(super) struct Incarnations {
     /// The highest one before that.
     before: Incarnation,
     /// Lower incarnations that may have claims at this node's voter, and are not proven to be over.
-    earlier: Vec<KnownIncarnation>,
+    earlier: Vec<Earlier>,
     rivals: Option<Box<Rivals>>,
     /// The challenge to the highest one at an address of earlier ones.
     proof: Option<Proof>,
@@ -46,6 +48,17 @@ struct KnownIncarnation {
     number: Incarnation,
     at: SocketAddr,
     /// `true` if it was received from another address too: then no address proves that it is over.
+    has_moved: bool,
+}
+
+/// Incarnations that followed one another at one address. Many are one row, so that a process that
+/// ends at each start does not displace the one that had claims.
+#[derive(Clone, Debug)]
+struct Earlier {
+    numbers: Range<Incarnation>,
+    at: SocketAddr,
+    /// `true` if one of them was received from another address too: then no address proves that
+    /// they are over.
     has_moved: bool,
 }
 
@@ -117,7 +130,7 @@ pub(crate) struct Asks {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Proven {
     /// The incarnations that are over.
-    pub(crate) over: Vec<Incarnation>,
+    pub(crate) over: Vec<Range<Incarnation>>,
     /// Two processes that are alive.
     pub(crate) two: Option<Two>,
 }
@@ -136,14 +149,14 @@ impl Incarnations {
         self.before
     }
 
-    /// Records a datagram of this incarnation from this address. `nonce` must be unused. `has_claims`
-    /// returns `true` if the peer may have claims at this node's voter. It is called only for a new
-    /// incarnation.
+    /// Records a datagram of this incarnation from this address. The two nonces must be unused.
+    /// `has_claims` returns `true` if the peer may have claims at this node's voter. It is called only
+    /// if a proof is missing.
     pub(super) fn hear(
         &mut self,
         now: Instant,
         (number, at): (Incarnation, SocketAddr),
-        nonce: u64,
+        (nonce, proof_nonce): (u64, u64),
         timing: &Timing,
         has_claims: impl FnOnce() -> bool,
     ) -> Hearing {
@@ -167,16 +180,13 @@ impl Incarnations {
             }
             _ => {
                 self.begin(new, nonce);
-                if !self.earlier.is_empty() && !has_claims() {
-                    self.earlier.clear();
-                }
                 Heard::NewIncarnation
             }
         };
         let is_lower = matches!(heard, Heard::Outdated { .. });
         let mut asks = Vec::new();
         if !is_lower {
-            asks.extend(self.ask_for_proof(now, at, nonce, timing));
+            asks.extend(self.ask_for_proof(now, at, proof_nonce, timing, has_claims));
         }
         if let Some((nonce, at)) = self.ask(now, is_lower, nonce, timing) {
             asks.extend(at.map(|at| Asks { nonce, at }));
@@ -191,10 +201,15 @@ impl Incarnations {
         };
         self.before = before.number;
         self.proof = None;
-        if self.earlier.len() == EARLIER_MAX {
-            self.earlier.remove(0);
+        match self.earlier.last_mut() {
+            Some(last) if last.continues_with(before) => last.numbers.end = before.number.next(),
+            _ => {
+                if self.earlier.len() == EARLIER_MAX {
+                    self.earlier.remove(0);
+                }
+                self.earlier.push(Earlier::new(before));
+            }
         }
-        self.earlier.push(before);
         let lower = match &self.rivals {
             _ if before.at != new.at => Some((before.number, before.at)),
             Some(rivals) if rivals.lower.1 != new.at => Some(rivals.lower),
@@ -205,6 +220,10 @@ impl Incarnations {
 
     /// Records that a lower incarnation sends from `at`. The highest was last received from `home`.
     fn note_lower(&mut self, number: Incarnation, at: SocketAddr, home: SocketAddr, nonce: u64) {
+        let known = self.earlier.iter_mut();
+        for earlier in known.filter(|earlier| earlier.numbers.contains(&number)) {
+            earlier.has_moved |= earlier.at != at;
+        }
         if at == home {
             return;
         }
@@ -240,6 +259,7 @@ impl Incarnations {
         at: SocketAddr,
         nonce: u64,
         timing: &Timing,
+        has_claims: impl FnOnce() -> bool,
     ) -> Option<Asks> {
         if !self.earlier.iter().any(|earlier| earlier.ends_at(at)) {
             return None;
@@ -254,6 +274,10 @@ impl Incarnations {
             Some(proof) => (proof.nonce, proof.tries.saturating_add(1)),
             None => (nonce, 1),
         };
+        if !has_claims() {
+            self.earlier.clear();
+            return None;
+        }
         let asked_at = now;
         self.proof = Some(Proof {
             nonce,
@@ -265,9 +289,9 @@ impl Incarnations {
 
     /// Removes and returns the earlier incarnations at `at`. They are over, since the highest has
     /// answered a challenge from there.
-    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Incarnation> {
+    fn end_earlier(&mut self, at: SocketAddr) -> Vec<Range<Incarnation>> {
         let over = self.earlier.extract_if(.., |earlier| earlier.ends_at(at));
-        let over: Vec<Incarnation> = over.map(|incarnation| incarnation.number).collect();
+        let over: Vec<Range<Incarnation>> = over.map(|earlier| earlier.numbers).collect();
         if !over.is_empty() {
             self.proof = None;
         }
@@ -352,8 +376,21 @@ impl Incarnations {
     }
 }
 
-impl KnownIncarnation {
-    /// Returns `true` if it is over once a higher one answers from `at`.
+impl Earlier {
+    fn new(incarnation: KnownIncarnation) -> Self {
+        Self {
+            numbers: incarnation.number..incarnation.number.next(),
+            at: incarnation.at,
+            has_moved: incarnation.has_moved,
+        }
+    }
+
+    /// Returns `true` if `next`, which was received after these, belongs to them.
+    fn continues_with(&self, next: KnownIncarnation) -> bool {
+        self.at == next.at && !self.has_moved && !next.has_moved
+    }
+
+    /// Returns `true` if they are over once a higher one answers from `at`.
     fn ends_at(&self, at: SocketAddr) -> bool {
         self.at == at && !self.has_moved || mistaken!(AnyPlaceProves)
     }
@@ -395,7 +432,8 @@ mod tests {
 
     fn hear(incarnations: &mut Incarnations, ms: u64, number: u64, port: u16) -> Hearing {
         let from = (incarnation(number), addr(port));
-        incarnations.hear(at(ms), from, ms + 1_000, &Timing::lan(), || true)
+        let nonces = (ms + 1_000, ms + 1_000_000);
+        incarnations.hear(at(ms), from, nonces, &Timing::lan(), || true)
     }
 
     /// A datagram whose sender answers all challenges. Returns the incarnations that are over.
@@ -404,8 +442,13 @@ mod tests {
         let asks = asks.into_iter().filter(|asks| asks.at == addr(port));
         let from = (incarnation(number), addr(port));
         let proven = asks.map(|asks| incarnations.answer(from, asks.nonce, ms + 2_000));
-        let over = proven.flat_map(|proven| proven.over);
-        over.map(|incarnation| incarnation.get()).collect()
+        proven.flat_map(|proven| numbers(&proven)).collect()
+    }
+
+    /// The incarnations that are over.
+    fn numbers(proven: &Proven) -> Vec<u64> {
+        let over = proven.over.iter();
+        over.flat_map(|it| it.start.get()..it.end.get()).collect()
     }
 
     /// The port of the lower of two incarnations that are challenged.
@@ -427,13 +470,13 @@ mod tests {
         assert_eq!(asks.at, addr(1));
         let mut over = |number, port, nonce| {
             let from = (incarnation(number), addr(port));
-            incarnations.answer(from, nonce, 7).over
+            numbers(&incarnations.answer(from, nonce, 7))
         };
         // The datagram may be late, and 5 the one that is alive.
-        assert_eq!(over(5, 1, asks.nonce), []);
-        assert_eq!(over(6, 2, asks.nonce), [], "from elsewhere");
-        assert_eq!(over(6, 1, asks.nonce - 1), [], "an old challenge");
-        assert_eq!(over(6, 1, asks.nonce), [incarnation(5)]);
+        assert!(over(5, 1, asks.nonce).is_empty());
+        assert!(over(6, 2, asks.nonce).is_empty(), "from elsewhere");
+        assert!(over(6, 1, asks.nonce - 1).is_empty(), "an old challenge");
+        assert_eq!(over(6, 1, asks.nonce), [5]);
         assert!(hear(&mut incarnations, 500, 6, 1).asks.is_empty());
     }
 
@@ -442,7 +485,7 @@ mod tests {
         let mut incarnations = Incarnations::default();
         hear(&mut incarnations, 0, 5, 1);
         let from = (incarnation(6), addr(1));
-        let word = incarnations.hear(at(1), from, 7, &Timing::lan(), || false);
+        let word = incarnations.hear(at(1), from, (7, 8), &Timing::lan(), || false);
         assert_eq!(word, Hearing::of(Heard::NewIncarnation));
         assert!(hear(&mut incarnations, 2, 6, 1).asks.is_empty());
     }
@@ -463,7 +506,7 @@ mod tests {
         assert!(times.len() < 16, "{times:?}");
         let from = (incarnation(6), addr(1));
         let proven = incarnations.answer(from, asked[3].1, 7);
-        assert_eq!(proven.over, [incarnation(5)]);
+        assert_eq!(numbers(&proven), [5]);
     }
 
     /// An answer to an earlier challenge does not prove that a later one is over.
@@ -475,11 +518,47 @@ mod tests {
         let second = hear(&mut incarnations, 2, 8, 1).asks[0];
         let mut over = |number, nonce| {
             let from = (incarnation(number), addr(1));
-            incarnations.answer(from, nonce, 9).over
+            numbers(&incarnations.answer(from, nonce, 9))
         };
-        assert_eq!(over(7, first.nonce), []);
-        assert_eq!(over(8, first.nonce), []);
-        assert_eq!(over(8, second.nonce), [incarnation(5), incarnation(7)]);
+        assert!(over(7, first.nonce).is_empty());
+        assert!(over(8, first.nonce).is_empty());
+        assert_eq!(over(8, second.nonce), [5, 6, 7]);
+    }
+
+    /// Processes that end before they answer do not displace the one that had claims.
+    #[test]
+    fn many_earlier_incarnations_of_one_address_are_over_at_once() {
+        let mut incarnations = Incarnations::default();
+        for number in 5..100 {
+            hear(&mut incarnations, number, number, 1);
+        }
+        assert_eq!(incarnations.earlier.len(), 1);
+        let over = hear_and_ask(&mut incarnations, 100, 100, 1);
+        assert_eq!(over, (5..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn proof_is_not_asked_for_once_the_claims_are_over() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        assert_eq!(hear(&mut incarnations, 1, 6, 1).asks.len(), 1);
+        let mut hear = |ms, has_claims: bool| {
+            let from = (incarnation(6), addr(1));
+            let nonces = (ms, ms + 1);
+            incarnations.hear(at(ms), from, nonces, &Timing::lan(), || has_claims)
+        };
+        assert_eq!(hear(100, true).asks.len(), 1);
+        assert!(hear(1_000, false).asks.is_empty());
+        assert!(hear(10_000, true).asks.is_empty());
+    }
+
+    #[test]
+    fn lower_incarnation_that_moves_is_not_ended_by_an_address() {
+        let mut incarnations = Incarnations::default();
+        hear(&mut incarnations, 0, 5, 1);
+        hear(&mut incarnations, 1, 6, 2);
+        hear(&mut incarnations, 2, 5, 3);
+        assert!(hear_and_ask(&mut incarnations, 100, 7, 1).is_empty());
     }
 
     #[test]

@@ -1306,8 +1306,9 @@ impl Node {
         let incarnation = (head.incarnation, addr);
         let Proven { over, two } = self.peers.answer(&head.from, incarnation, alive.nonce);
         if let Some(voter) = self.voter.as_mut().filter(|_| !over.is_empty()) {
-            let is_over = |incarnation| over.contains(&incarnation);
-            voter.handle_incarnations_over(now, &head.from, is_over, &mut self.effects);
+            for numbers in over {
+                voter.handle_incarnations_over(now, &head.from, numbers, &mut self.effects);
+            }
         }
         let Some(two) = two else {
             return;

@@ -102,8 +102,8 @@ pub(crate) struct Peers {
     remembered: BTreeMap<NodeId, HeardIncarnations>,
     /// The number of datagrams received, as the clock of [`Known::heard`].
     heard: u64,
-    /// A number that differs for every start. It makes the nonces of challenges unique.
-    seed: u64,
+    /// The nonce of the next challenge. It begins with a number that differs for every start.
+    next_nonce: u64,
 }
 
 impl Peers {
@@ -114,7 +114,7 @@ impl Peers {
             known: BTreeMap::new(),
             remembered: BTreeMap::new(),
             heard: 0,
-            seed,
+            next_nonce: seed,
         }
     }
 
@@ -172,7 +172,7 @@ impl Peers {
     /// Records a datagram of `node` in this version and incarnation, and from this address. `knew`
     /// returns `true` if this node has leases or a memory of votes. It is called only for the first
     /// datagram of `node`. `has_claims` returns `true` if `node` may have claims at this node's voter.
-    /// It is called only for a new incarnation.
+    /// It is called only if a proof is missing that an incarnation of `node` is over.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
@@ -185,7 +185,7 @@ impl Peers {
             return Hearing::of(Heard::TooMany);
         }
         self.heard += 1;
-        let nonce = self.seed.wrapping_add(self.heard);
+        let nonces = (self.draw_nonce(), self.draw_nonce());
         let known = self.known.entry(node.clone()).or_default();
         known.heard = self.heard;
         let earlier = known.incarnations.highest();
@@ -195,7 +195,7 @@ impl Peers {
         let timing = self.voter_set.timing();
         let word = known
             .incarnations
-            .hear(now, (incarnation, addr), nonce, timing, has_claims);
+            .hear(now, (incarnation, addr), nonces, timing, has_claims);
         match word.heard {
             Heard::NewIncarnation => known.knew = earlier.is_some() || knew(),
             Heard::Again => {}
@@ -216,11 +216,16 @@ impl Peers {
         incarnation: (Incarnation, SocketAddr),
         nonce: u64,
     ) -> Proven {
-        let next = self.seed.wrapping_add(self.heard);
+        let next = self.draw_nonce();
         let known = self.known.get_mut(node);
         known.map_or_else(Proven::default, |known| {
             known.incarnations.answer(incarnation, nonce, next)
         })
+    }
+
+    fn draw_nonce(&mut self) -> u64 {
+        self.next_nonce = self.next_nonce.wrapping_add(1);
+        self.next_nonce
     }
 
     /// Records the boot id of a new incarnation. Returns that of the one before.

@@ -20,6 +20,7 @@ mod slot;
 mod table;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,15 +258,16 @@ impl Voter {
         }
     }
 
-    /// Ends the claims of all incarnations of `node` for which `is_over` returns `true`, except
-    /// votes of claims that outlive their process (rule 7).
+    /// Ends the claims of these incarnations of `node`, except votes of claims that outlive their
+    /// process (rule 7).
     pub fn handle_incarnations_over(
         &mut self,
         now: Now,
         node: &NodeId,
-        is_over: impl Fn(Incarnation) -> bool,
+        numbers: Range<Incarnation>,
         out: &mut Effects,
     ) {
+        let is_over = |incarnation| numbers.contains(&incarnation);
         let is_claim_over = |c: &ClaimId| c.node == *node && is_over(c.incarnation);
         let all: Vec<SlotAt> = self.slots.iter().map(|(at, _)| at).collect();
         let cx = &mut self.ctx(now, out);
@@ -301,7 +303,7 @@ impl Voter {
         incarnation: Incarnation,
         out: &mut Effects,
     ) {
-        self.handle_incarnations_over(now, node, |other| other < incarnation, out);
+        self.handle_incarnations_over(now, node, Incarnation::default()..incarnation, out);
     }
 
     /// Forgets all votes, as after a restart, and begins a quarantine. `nonce` must differ from

@@ -406,6 +406,21 @@ impl Slot {
         out.send(&given.claim.node, Message::Vote(vote));
     }
 
+    /// Returns the state of the holder for a claim that waits. A holder is silent for a later
+    /// incarnation of its node: that incarnation soon proves that it is over (rule 25).
+    fn granted_for(&self, claim: &ClaimId, cx: &VoterCtx<'_>) -> HolderGranted {
+        let holder = &self.vote;
+        let is_later =
+            claim.node == holder.claim.node && claim.incarnation > holder.claim.incarnation;
+        let may_be_over = is_later && !holder.outlives && !mistaken!(EarlierIncarnationsDeny);
+        match (holder.granted, holder.is_silent(cx) || may_be_over) {
+            (false, false) => HolderGranted::No,
+            (false, true) => HolderGranted::Unheard,
+            (true, false) => HolderGranted::Yes,
+            (true, true) => HolderGranted::Silent,
+        }
+    }
+
     /// Sends `Wait` to a claim that has `ahead` claims before it in the queue.
     pub(super) fn send_wait(&self, cx: &mut VoterCtx<'_>, claim: &ClaimId, ahead: usize) {
         let holder = &self.vote;
@@ -414,12 +429,7 @@ impl Slot {
             claim: claim.clone(),
             holder: holder.claim.clone(),
             epoch: holder.epoch,
-            granted: match (holder.granted, holder.is_silent(cx)) {
-                (false, false) => HolderGranted::No,
-                (false, true) => HolderGranted::Unheard,
-                (true, false) => HolderGranted::Yes,
-                (true, true) => HolderGranted::Silent,
-            },
+            granted: self.granted_for(claim, cx),
             ahead: count(ahead),
         };
         cx.out.send(&claim.node, Message::Wait(wait));

@@ -454,3 +454,55 @@ fn two_restarts_within_max_ttl_stop_grants() {
     assert!(!cluster.holds(3, one));
     cluster.run_until(ms(10_000), |cluster| cluster.granted(3, two).is_some());
 }
+
+/// A later incarnation may claim before it has proven that the earlier one is over.
+#[test]
+fn try_of_restarted_holder_is_not_denied_by_its_earlier_incarnation() {
+    for since_grant in (0..200).step_by(10) {
+        let mut cluster = Cluster::new(3, 3, 1);
+        cluster.acquire(3, "k", ms(30_000));
+        cluster.run_for(ms(100 + since_grant));
+        cluster.crash(3);
+        cluster.start(3, Start::Recovering);
+        let again = cluster.try_acquire(3, "k", ms(30_000));
+        cluster.run_for(ms(200));
+        assert!(!cluster.is_denied(3, again), "{since_grant} ms");
+        assert!(cluster.holds(3, again), "{since_grant} ms");
+    }
+}
+
+/// A lease that outlives its process denies a `try` of the next process.
+#[test]
+fn try_of_restarted_holder_is_denied_by_lease_that_outlives_it() {
+    let mut cluster = Cluster::new(3, 3, 1);
+    let mut request = Cluster::request("k", ms(20_000));
+    (request.renews, request.outlives) = (false, true);
+    let held = cluster.claim(3, request);
+    cluster.run_for(ms(100));
+    assert!(cluster.holds(3, held));
+    cluster.crash(3);
+    cluster.start(3, Start::Recovering);
+    let again = cluster.try_acquire(3, "k", ms(20_000));
+    cluster.run_for(ms(300));
+    assert!(cluster.is_denied(3, again));
+}
+
+/// Each process sends a datagram and ends before it answers the challenge.
+#[test]
+fn holder_that_ends_at_each_start_holds_up_nobody_after_the_last() {
+    let mut cluster = Cluster::new(3, 3, 2);
+    cluster.acquire(3, "k", ms(30_000));
+    cluster.run_for(ms(100));
+    let next = cluster.acquire(4, "k", ms(30_000));
+    cluster.run_for(ms(100));
+    cluster.crash(3);
+    for _ in 0..8 {
+        cluster.start(3, Start::Recovering);
+        cluster.run_for(ms(7));
+        cluster.crash(3);
+        cluster.run_for(ms(50));
+    }
+    cluster.start(3, Start::Recovering);
+    cluster.run_for(ms(100));
+    assert!(cluster.granted(4, next).is_some());
+}

@@ -133,6 +133,26 @@ impl World {
         };
         self.expect_grant(second, what, bound);
         self.let_go(next, second);
+        self.settle();
+        self.try_after_restart(holder, key);
+    }
+
+    /// Rules 8 and 25: a holder crashes and comes back, and its `try` is not denied by its lease.
+    fn try_after_restart(&mut self, holder: HostAt, key: KeyAt) {
+        let Some(first) = self.probe(holder, key) else {
+            return;
+        };
+        self.settle();
+        if !self.is_held(first) || !self.restart_proves(holder) {
+            return;
+        }
+        let Some(again) = self.ask(holder, None, self.try_wish(key)) else {
+            return;
+        };
+        // Rule 16 would deny it sooner.
+        let bound = 64 * self.settings.round_trip();
+        self.expect_grant(again, Handover::Restarted, bound);
+        self.let_go(holder, again);
     }
 
     /// Rules 8 and 16: a `try` beside a holder gets `false` at once.
